@@ -1,0 +1,141 @@
+/*
+ * dest.h -- the contract of a destination: where rows or bytes go.
+ *
+ * One file per kind and one line in the table of destinations (src/app/drivers.c).
+ * The engine knows no driver; a driver knows no engine, no ledger, no source.
+ *
+ *   open -> begin* (load->finished comes once each) -> close
+ *
+ * begin(), abort() and close() are called on the loop thread and answer on a later turn of it, never from inside
+ * the call. What blocks runs on the thread pool.
+ *
+ * Exactly once: a driver whose destination has transactions writes the receipt in the same transaction as the
+ * rows, keyed by (instance, source, path, hash, table) and by LOAD_KEY, and looks there before it commits: a version that is
+ * there already is not written again (receipt.is_duplicate). So a load that was killed after its commit can be begun
+ * again with the same load_key, and a lost ledger repeats nothing.
+ */
+#ifndef CHUTE_DEST_H
+#define CHUTE_DEST_H
+
+#include "err.h"
+#include "found.h"
+#include "option.h"
+#include "receipt.h"
+#include "rows.h"
+#include "shape.h"
+
+#include <stdatomic.h>
+#include <uv.h>
+
+enum load_what {
+    LOAD_FILE,  /* put this file version into its table */
+    LOAD_DROP,  /* drop TABLE, if chute made it; dependents are named in the error, nothing cascades */
+    LOAD_EMPTY, /* delete all rows of TABLE */
+    LOAD_CARRY, /* FROM_PATH was renamed to PATH: write the receipt of (HASH, TABLE) for PATH as well, no rows */
+    LOAD_FORGET /* reset: drop TABLE if chute made it, and every receipt of FLOW for it */
+};
+enum load_mode { MODE_REPLACE, MODE_APPEND, MODE_UPSERT, MODE_KEEP_FIRST, MODE_NEWEST };
+enum schema_policy { SCHEMA_REJECT, SCHEMA_ADD_COLUMNS, SCHEMA_RECREATE };
+enum names_policy { NAMES_KEEP, NAMES_SNAKE };
+enum duplicate_policy { DUPLICATE_SKIP, DUPLICATE_RELOAD };
+enum changed_policy { CHANGED_REJECT, CHANGED_TAIL, CHANGED_AGAIN };
+
+/* How a flow loads: the same for all its files; read-only, outlives its loads. */
+struct load_plan {
+    const char *flow;
+    enum load_mode mode;
+    struct option_strings key;
+    struct option_strings order_by;
+    const char *row_number;          /* name of the column that numbers records from 0; "" none */
+    struct option_types types;
+    enum schema_policy on_schema_change;
+    enum names_policy names;
+    enum duplicate_policy on_duplicate;
+};
+
+/* One piece of work for a destination. Made and freed by the job; the driver owns it between begin() and finished(). */
+struct load {
+    enum load_what what;
+    const struct load_plan *plan;
+    const char *instance;      /* who we are among several chutes */
+    const char *source;        /* name of the source */
+    const char *path;          /* below its root */
+    const char *from_path;     /* LOAD_CARRY */
+    const char *load_key;      /* this attempt at this version: the same after a crash, new for a deliberate reload */
+    const char *space;         /* schema or bucket; NULL where the destination has none */
+    const char *table;         /* legal name, as table_name() made it */
+    uint64_t skip_records;     /* MODE_APPEND, on_changed tail: the records before these are in the table already */
+    bool may_drop;             /* false: never drop or recreate a table chute did not make */
+    /* Rows (LOAD_FILE and accepts_rows); the driver pulls, rewinds, and never frees. */
+    struct rows *rows;
+    /* Bytes (LOAD_FILE and !accepts_rows): whole and inspected. */
+    int fd;
+    struct file_id id;
+    uint8_t hash[16];          /* LOAD_CARRY, and files */
+    /*
+     * Is the file still what we opened? To be called after the last byte was read and before the commit; on the
+     * driver's thread. ERR_CHANGED: roll back and finish with that.
+     */
+    enum err_code (*still_current)(struct load *load, struct err *err);
+    _Atomic bool stop;         /* set by abort(): roll back soon and finish with ERR_STOPPED */
+
+    /* Answers, filled by the driver before finished(). */
+    struct receipt receipt;
+    struct err err;
+    void (*finished)(struct load *load); /* on the loop thread, once; the driver forgets LOAD before it calls */
+
+    void *owner;               /* the job's */
+    struct load *next;         /* the driver's while it owns LOAD */
+    void *driver;              /* the driver's */
+};
+
+/* How a destination is doing, for `status`. */
+struct dest_health {
+    char where[256];    /* what it is, without secrets: "/data/warehouse.db" */
+    char version[64];   /* of the server or library */
+    char identity[40];  /* random id kept in the destination; another one than before: restored or recreated. "" unknown */
+    bool is_open;
+};
+
+typedef void dest_cb(void *arg, const struct err *err);
+
+struct dest_ops {
+    const char *type;             /* "sqlite" */
+    const char *summary;          /* one line for help */
+    const struct option *options; /* parsed into the options struct by offset */
+    size_t options_size;
+    const char *url_scheme;       /* for --to: "sqlite:" */
+    /* Fill OPTIONS (zeroed, then defaults applied) from what follows --to. Strings borrowed from URL. ERR_CONFIG. */
+    enum err_code (*from_url)(const char *url, void *options, struct err *err);
+    enum err_code (*check)(const void *options, struct err *err);
+    /* Defaults of a flow that ends here, as option texts: pairs name, value; NULL-terminated. */
+    const char *const *flow_defaults;
+
+    bool accepts_rows;    /* pulls load->rows; else it wants the file, inspected to its end before begin() */
+    bool runs_in_order;   /* loads run in the order of begin(), so several for one table may be in flight */
+    int max_small;        /* how many small loads (<= SMALL_LOAD bytes) it likes to have at once to share a commit */
+
+    /* OPTIONS outlives the destination. Does not connect: a dead destination is no error here. */
+    enum err_code (*open)(const void *options, uv_loop_t *loop, void **ret_state, struct err *err);
+    /*
+     * Connect, clean up what a killed process left, learn the identity; also the probe while blocked. CB once, later.
+     * ERR_DENIED: blocked. ERR_REMOTE/ERR_SYSTEM retryable: down for now.
+     */
+    void (*connect)(void *state, dest_cb *cb, void *arg);
+    void (*health)(void *state, struct dest_health *ret_health);
+    /*
+     * The legal name of a table under POLICY, into RET (size bytes), and its comparison key into RET_KEY (two names
+     * with equal keys are one table: SQLite ignores case). Pure. ERR_INPUT: can't be made legal.
+     */
+    enum err_code (*table_name)(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size,
+                                struct err *err);
+    /* ERR_NONE: load->finished() comes once, on a later turn of the loop. Else: never. */
+    enum err_code (*begin)(void *state, struct load *load, struct err *err);
+    void (*abort)(void *state, struct load *load); /* finished() still comes */
+    /* All loads have finished. */
+    void (*close)(void *state, void (*closed)(void *arg), void *arg);
+};
+#define SMALL_LOAD (256 * 1024)
+#define TABLE_NAME_MAX 512
+
+#endif

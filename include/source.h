@@ -1,0 +1,103 @@
+/*
+ * source.h -- the contract of a source: where files come from.
+ *
+ * A source reports what it sees; it decides nothing. One file per kind and one
+ * line in the table of sources (src/app/drivers.c). All functions and callbacks run on the loop
+ * thread except open_now, which is called on pool threads.
+ *
+ * Order: open -> (events and scans) -> close. After open() the source watches
+ * first and then scans; a scan is also asked for by scan(), and the source
+ * starts one by itself when it lost events (overflow) or on its rescan timer.
+ */
+#ifndef CHUTE_SOURCE_H
+#define CHUTE_SOURCE_H
+
+#include "err.h"
+#include "found.h"
+#include "option.h"
+
+#include <uv.h>
+
+/* How a source is doing, for `status`. Strings are owned by the source, valid until it reports again. */
+struct source_health {
+    const char *mode;      /* "events", "poll" */
+    const char *reason;    /* why that mode, "" if it is what was asked for */
+    const char *evidence;  /* "close" (closes are seen), "writers" (lease check works), "age" */
+    uint64_t folders;      /* folders watched */
+    uint64_t overflows;    /* queue overflows met */
+    uint64_t scans;        /* scans finished */
+    bool is_ready;         /* the first scan has finished */
+    bool is_reachable;     /* root exists and can be listed */
+    char problem[512];     /* "" or what is wrong now: unreadable folders, root missing */
+};
+
+/* How one scan ended. */
+struct scan_result {
+    bool is_complete;       /* every folder was listed without error and the root is the one we know */
+    uint64_t files;
+    uint64_t folders;
+};
+
+/* Whom a source talks to; given at open(), valid until closed. */
+struct source_sink {
+    void *arg;
+    /* Something happened to one path. FOUND is borrowed for the call. Cheap: notes it down. */
+    void (*on_found)(void *arg, const struct found *found);
+    /* The source lost events (overflow, watch lost). A scan of its own follows. */
+    void (*on_overflow)(void *arg);
+    /*
+     * Up to SCAN_CHUNK paths a scan has met. The scan waits until scan_resume(). Borrowed until then.
+     * Files and folders (FOUND_SCANNED, FOUND_FOLDER), in the order the folders gave them.
+     */
+    void (*on_scanned)(void *arg, const struct found *found, size_t count);
+    /* The scan has met everything. */
+    void (*on_scan_done)(void *arg, const struct scan_result *result);
+    /* health() has something new to tell. */
+    void (*on_health)(void *arg);
+};
+#define SCAN_CHUNK 512
+
+/* What became of a path, by looking. */
+enum probe_answer { PROBE_PRESENT, PROBE_GONE, PROBE_UNKNOWN };
+struct probe {
+    const char *path;         /* in: relative to the root; borrowed until the callback */
+    enum probe_answer answer; /* out: UNKNOWN when a parent can't be listed or the root is not the one we know */
+    struct file_id id;        /* out, if PRESENT */
+};
+typedef void probe_cb(void *arg, struct probe *probes, size_t count);
+
+struct source_ops {
+    const char *type;             /* as written in the configuration: "directory" */
+    const char *summary;          /* one line for help */
+    const struct option *options; /* parsed into the options struct by offset */
+    size_t options_size;          /* its size; the configuration allocates and fills it */
+
+    /* Check what the table can't: ERR_CONFIG. NULL: nothing to check. */
+    enum err_code (*check)(const void *options, struct err *err);
+
+    /*
+     * Start watching. OPTIONS outlives the source. MAX_DEPTH: folders below the root that flows can match, -1: all.
+     * AVOID: absolute paths (NULL-terminated) never to enter: state folder, move targets.
+     * WANTS(WANTS_ARG, path): whether any flow would take that file; others are not reported (pure, any thread).
+     * A root that is missing is not an error here: health() says so and the source looks again.
+     */
+    enum err_code (*open)(const void *options, uv_loop_t *loop, const struct source_sink *sink, int max_depth,
+                          const char *const *avoid, bool (*wants)(void *arg, const char *path), void *wants_arg,
+                          void **ret_state, struct err *err);
+    void (*scan)(void *state);          /* scan as soon as possible; coalesced with one that waits */
+    void (*scan_resume)(void *state);   /* the sink has room again */
+    void (*health)(void *state, struct source_health *ret_health);
+    /* Look at COUNT paths on the pool; CB comes once, on a later turn. PROBES is borrowed until then. NULL: can't. */
+    enum err_code (*probe)(void *state, struct probe *probes, size_t count, probe_cb *cb, void *arg, struct err *err);
+    /* Open a file for reading, never following a link out of the root. Thread-safe, blocks. NULL: use fetch (later). */
+    int (*open_now)(void *state, const char *path, struct err *err);
+    /* The root as an O_PATH descriptor for finish (move, delete), owned by the source; NULL: not a local folder. */
+    int (*root_fd)(void *state);
+    /* Identity of the root: "dev:inode", "" while unknown. The ledger keeps it; another one deletes nothing. */
+    const char *(*root_identity)(void *state);
+    /* Tell the source which root identity the ledger has ("" none yet): PROBE and scans distrust another one. */
+    void (*expect_root)(void *state, const char *identity);
+    void (*close)(void *state, void (*closed)(void *arg), void *arg);
+};
+
+#endif

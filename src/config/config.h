@@ -1,0 +1,140 @@
+/*
+ * config.h -- text to one read-only struct config.
+ *
+ * The option tables here and in the drivers are the only description of the configuration: parser, defaults, help,
+ * manual and reference are made from them. Reference counted: running jobs keep the configuration they began with.
+ */
+#ifndef CHUTE_CONFIG_H
+#define CHUTE_CONFIG_H
+
+#include "arena.h"
+#include "dest.h"
+#include "err.h"
+#include "inspect.h"
+#include "log.h"
+#include "option.h"
+#include "source.h"
+
+/* config may see inspect.h for the csv table only: it is data, not behaviour. */
+
+struct retry_options {
+    uint64_t first;          /* ms */
+    double factor;
+    uint64_t max;            /* ms */
+    uint64_t give_up_after;  /* ms */
+};
+
+struct config_source {
+    const char *name;
+    const struct source_ops *ops;
+    void *options;
+    /* common to directory sources, for settle: options of the source's own table, found by name */
+    uint64_t debounce_ms, settle_ms;
+    const char *ready_marker;
+};
+
+struct config_dest {
+    const char *name;
+    const struct dest_ops *ops;
+    void *options;
+    struct retry_options retry;   /* global, overridden by the destination's own `retry` */
+};
+
+enum after { AFTER_KEEP, AFTER_DELETE, AFTER_MOVE };
+enum on_delete { ON_DELETE_IGNORE, ON_DELETE_DROP, ON_DELETE_EMPTY };
+enum flow_format { FORMAT_CSV };
+
+struct config_flow {
+    const char *name;
+    const struct config_source *source;
+    const struct config_dest *dest;
+    struct option_strings include, exclude;
+    int format;
+    struct csv_options csv;
+    const char *table;            /* template */
+    struct load_plan plan;        /* flow, mode, key, order_by, row_number, types, on_schema_change, names, on_duplicate */
+    uint64_t skip_bad_rows;       /* bad_rows: {skip: N} */
+    int bad_rows;                 /* 0 reject_file, 1 skip */
+    int on_changed;               /* enum changed_policy, for append */
+    int after_success;            /* enum after */
+    const char *after_success_dir;
+    int after_failure;            /* AFTER_KEEP or AFTER_MOVE */
+    const char *after_failure_dir;
+    int on_delete;
+    uint64_t incomplete_after;    /* ms */
+    uint64_t definition;          /* hash of all that changes what a load means: a change queues quarantined files once */
+};
+
+struct config {
+    struct arena arena;
+    int references;
+    const char *file;             /* absolute path; "" for command-line configurations */
+    const char *state;            /* absolute */
+    const char *instance;         /* "" : random id in the state folder */
+    uint64_t shutdown_grace;      /* ms */
+    struct log_output *logs;
+    size_t log_count;
+    const char *http_listen;      /* "" off */
+    struct {
+        int64_t jobs;
+        uint64_t buffer, max_file_size;
+    } limits;
+    struct retry_options retry;
+    uint64_t history_keep;        /* ms */
+    struct config_source *sources;
+    size_t source_count;
+    struct config_dest *dests;
+    size_t dest_count;
+    struct config_flow *flows;
+    size_t flow_count;
+};
+
+/* The drivers a configuration may name; the tables of the application, NULL-terminated. */
+struct config_drivers {
+    const struct source_ops *const *sources;
+    const struct dest_ops *const *dests;
+};
+
+/*
+ * Read and check FILE. Errors: "FILE:LINE:COLUMN: what; did you mean ...?". All errors found (up to 20) are joined by
+ * '\n' into RET_ERRORS (malloc'ed, may be NULL argument); ERR has the first. *RET has one reference.
+ */
+enum err_code config_load(const char *file, const struct config_drivers *drivers, struct config **ret,
+                          char **ret_errors, struct err *err);
+
+/* What a command line says: run and load without a file. */
+struct config_quick {
+    const char *profile;     /* NULL, "file2sql" */
+    const char *watch;       /* folder; for load: NULL (then the root is "/" and nothing is watched) */
+    const char *to;          /* URL */
+    const char *table;       /* template; NULL: default */
+    const char *state;       /* NULL: ./.chute */
+    bool is_load;            /* chute load: flow "load", no deletes, on_schema_change default of the destination but never drops */
+};
+enum err_code config_quick(const struct config_quick *quick, const struct config_drivers *drivers, struct config **ret,
+                           struct err *err);
+/* `chute init`: the commented text of a profile; NULL: no such profile. PROFILES lists them. */
+const char *config_profile_text(const char *profile);
+extern const char *const config_profiles[];
+
+struct config *config_ref(struct config *c);
+void config_unref(struct config *c);
+
+/* Does FLOW take PATH (include, exclude, temporary names)? */
+bool config_flow_takes(const struct config_flow *flow, const char *path);
+
+/* All option tables with where they stand, for help, manual, reference and the tests. */
+struct config_section {
+    const char *title;          /* "flows.NAME", "sources.NAME (type: directory)", "limits" */
+    const char *help;
+    const struct option *options;
+};
+/* SECTIONS (room for MAX) gets them; returns how many. */
+size_t config_sections(const struct config_drivers *drivers, struct config_section *sections, size_t max);
+/* The reference in Markdown (docs/configuration.md is this), and the part of the man page in troff. malloc'ed. */
+char *config_reference_markdown(const struct config_drivers *drivers);
+char *config_reference_man(const struct config_drivers *drivers);
+/* Help for one option or section by name, as text; NULL: none such. malloc'ed. */
+char *config_help(const struct config_drivers *drivers, const char *name);
+
+#endif

@@ -1,0 +1,58 @@
+/*
+ * finish.h -- what remains of a file after its jobs: kept, deleted, moved, or quarantined with its reason.
+ *
+ * Must never delete or move anything but the exact version that was loaded: rename to a private sibling name, look
+ * again, then act; otherwise rename back. A crash leaves the file in exactly one place, and finish_recover() completes.
+ * All functions block and run on pool threads. DIRFD: the source's root. They never follow links below it.
+ */
+#ifndef CHUTE_FINISH_H
+#define CHUTE_FINISH_H
+
+#include "err.h"
+#include "found.h"
+#include "rows.h"
+
+#include <stddef.h>
+
+/* Delete PATH below DIRFD if it still is ID and nobody writes it. ERR_CHANGED: it is another version now, left in place. Already gone: ERR_NONE. */
+enum err_code finish_delete(int dirfd, const char *path, const struct file_id *id, struct err *err);
+
+/*
+ * Move it to TARGET_DIR (absolute, made if missing) under its path below the root... last segment only if FLAT.
+ * Same bytes there already: replaced; else `.1`, `.2` …. RET_PLACE (PATH_MAX bytes, may be NULL) gets where it went.
+ * Across file systems: copy, fsync, rename, unlink.
+ */
+enum err_code finish_move(int dirfd, const char *path, const struct file_id *id, const char *target_dir, bool flat,
+                          char *ret_place, struct err *err);
+
+/* Private sibling names left by a kill: put them back under their own names. Called once per root at start, before the first scan is judged. PATH's folder only. */
+enum err_code finish_recover(int dirfd, const char *folder, struct err *err);
+/* Is this last segment one of our private sibling names? Sources never report those. */
+bool finish_is_private(const char *name);
+
+/* One quarantined version, for its `<file>.error.json`. Strings are borrowed. */
+struct quarantine_note {
+    const char *flow, *source, *path, *table, *dest;
+    const char *reason;      /* one line for a person */
+    const char *hash_hex;    /* "" unknown */
+    struct file_id id;
+    int64_t at_ms;
+    uint64_t tries;
+};
+/*
+ * Write <dir>/<flow>/<path>.error.json (atomically: temporary name, fsync, rename). PATH's folders become folders.
+ * Flow and path segments are made safe for the file system. With MOVE_TO (after_failure: {move: DIR}) the reason goes beside the moved file:
+ * <place>.error.json, and this is called with DIR NULL and PLACE set.
+ */
+enum err_code quarantine_write(const char *dir, const char *place, const struct quarantine_note *note, struct err *err);
+/* Remove the reason again (retried and loaded). Missing: fine. */
+enum err_code quarantine_clear(const char *dir, const char *flow, const char *path, struct err *err);
+
+/* Rejected rows of one load, collected in <dir>/<flow>/<path>.rejected.csv.part and renamed when kept. */
+struct rejects;
+enum err_code rejects_open(const char *dir, const char *flow, const char *path, struct rejects **ret, struct err *err);
+void rejects_sink(struct rejects *r, struct reject_sink *ret_sink);
+enum err_code rejects_keep(struct rejects *r, struct err *err);    /* the load was committed; frees R; no file if there were none */
+void rejects_drop(struct rejects *r);                              /* it was not; frees R; NULL is fine */
+
+#endif

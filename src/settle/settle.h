@@ -1,0 +1,67 @@
+/*
+ * settle.h -- decide when a file is whole.
+ *
+ * Why: we often see a name while its writer still has the file open, and half a file parses as a shorter one.
+ * Nothing later in the house checks again, except for a change during the load.
+ *
+ * Evidence, not age: after a seen close (or a rename into place) nothing may follow for `debounce`; where no close
+ * was seen, size and mtime stand still for `settle` and nobody holds the file open for writing, as far as that can be known. A
+ * modification without a close means an open writer: wait, however long.
+ *
+ * Memory: one small ticket per path that waits, at most `max_tickets`; beyond that settle_note() says so and the caller
+ * scans again later (events are hints).
+ */
+#ifndef CHUTE_SETTLE_H
+#define CHUTE_SETTLE_H
+
+#include "err.h"
+#include "found.h"
+
+#include <uv.h>
+
+struct settle;
+
+struct settle_options {
+    uint64_t debounce_ms;      /* after a seen close; trailing edge */
+    uint64_t settle_ms;        /* where no close was seen */
+    const char *ready_marker;  /* template with {name}: the file is whole when that one exists beside it; "" off */
+    size_t max_tickets;        /* 0: 4096 */
+};
+
+/* How the root lets us know writers. */
+struct settle_health {
+    const char *evidence;  /* "close" no unseen file met yet, "writers" leases work here, "age" they don't */
+    size_t waiting;
+};
+
+/* A path is whole (ERR NULL, FOUND->id filled by a fresh stat) or gone (ERR_INPUT). On the loop thread, on a later turn. */
+typedef void settle_cb(void *arg, const struct found *found, const struct err *err);
+
+/*
+ * OPEN_NOW opens a path below the root for reading without following links out (source_ops.open_now); called on pool
+ * threads. OPTIONS is copied (READY_MARKER too).
+ */
+enum err_code settle_open(uv_loop_t *loop, const struct settle_options *options,
+                          int (*open_now)(void *state, const char *path, struct err *err), void *state,
+                          settle_cb *cb, void *arg, struct settle **ret_settle, struct err *err);
+
+/*
+ * Something was seen at FOUND->path; begins or restarts its wait. FOUND is borrowed. FOUND_SCANNED with an mtime older
+ * than settle (and not in the future) is checked for writers at once. FOUND_GONE forgets the path. FOUND_RENAMED moves a wait from FROM.
+ * Marker files themselves: call with their path too; the file they stand for becomes ready.
+ * Returns ERR_SYSTEM retryable when there is no room: the caller must scan again when settle_health().waiting has fallen.
+ */
+enum err_code settle_note(struct settle *s, const struct found *found, struct err *err);
+
+/* Is a wait for PATH on? Then what is the text for `explain` ("its writer still has it open since 12:00:01"); NULL: no. */
+const char *settle_explain(struct settle *s, const char *path, char *ret, size_t size);
+/* Is PATH a marker of another file, not a file to load? */
+bool settle_is_marker(const struct settle *s, const char *path);
+void settle_health(const struct settle *s, struct settle_health *ret_health);
+/* New times after a reload; waits already on keep theirs. */
+void settle_reconfigure(struct settle *s, const struct settle_options *options);
+
+/* No callback comes after this; CLOSED comes once. */
+void settle_close(struct settle *s, void (*closed)(void *arg), void *arg);
+
+#endif
