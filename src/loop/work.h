@@ -20,6 +20,8 @@ struct work {
     uv_work_t req;
     uv_async_t async;   /* work_thread only */
     uv_thread_t thread; /* work_thread only */
+    uv_sem_t gate;      /* work_thread only: the thread waits here until the handle is ready */
+    bool may_run;       /* work_thread only, written before the gate opens */
     work_fn *run;
     work_done *done;
     void *arg;
