@@ -1,0 +1,227 @@
+"""What is new, what is a repeat: versions, renames, and what was appended once (promises 3 and 5)."""
+import os
+import shutil
+
+import pytest
+from chute import put_file, wait_until, write_file
+
+
+def append_flow(**more):
+    return {"table": "all", "load": "append", "types": "infer", **more}
+
+
+@pytest.mark.core
+def test_content_a_b_a_loads_three_times_for_replace(chute):
+    chute.start()
+    for count, value in enumerate(("1", "2", "1"), 1):
+        put_file(chute.inbox / "t.csv", "a\n%s\n" % value)
+        wait_until(lambda n=count: len(chute.receipts_of("t.csv", "loaded")) == n, "load %d" % count, pause=0.1)
+        chute.wait_rows("t", [(0, int(value))])
+
+
+def test_the_same_bytes_again_are_skipped_as_a_duplicate(chute):
+    chute.start()
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.wait_rows("t", [(0, 1)])
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.wait_state("t.csv", "skipped")
+    assert len(chute.receipts_of("t.csv", "loaded")) == 1
+    assert "already" in chute.explain(chute.inbox / "t.csv") or "duplicate" in chute.explain(chute.inbox / "t.csv")
+
+
+def test_on_duplicate_reload_loads_the_same_bytes_again(chute):
+    chute.configure({"on_duplicate": "reload"})
+    chute.start()
+    for n in (1, 2):
+        put_file(chute.inbox / "t.csv", "a\n1\n")
+        wait_until(lambda n=n: len(chute.receipts_of("t.csv", "loaded")) == n, "load %d" % n, pause=0.1)
+    chute.wait_rows("t", [(1,)])
+
+
+def test_an_untouched_file_is_not_read_again_after_a_restart(chute):
+    write_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.start()
+    chute.wait_rows("t", [(0, 1)])
+    assert chute.stop() == 0
+    chute.start()
+    write_file(chute.inbox / "after.csv", "a\n1\n")
+    chute.wait_tables("t", "after")
+    assert len(chute.receipts_of("t.csv")) == 1
+
+
+def test_append_takes_each_content_of_a_path_once(chute):
+    chute.configure(append_flow(on_changed="again"))
+    chute.start()
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    put_file(chute.inbox / "t.csv", "a\n2\n")
+    chute.wait_rows("all", [(1,), (2,)])
+    put_file(chute.inbox / "t.csv", "a\n1\n")  # compared with every receipt of the path
+    chute.wait_state("t.csv", "skipped")
+    assert chute.rows("all") == [(1,), (2,)]
+
+
+def test_append_of_the_same_content_at_two_paths_is_two_versions(chute):
+    chute.configure(append_flow())
+    chute.start()
+    put_file(chute.inbox / "x.csv", "a\n1\n")
+    put_file(chute.inbox / "y.csv", "a\n1\n")
+    chute.wait_rows("all", [(1,), (1,)])
+
+
+@pytest.mark.core
+def test_on_changed_reject_quarantines_a_changed_appended_file(chute):
+    chute.configure(append_flow())
+    chute.start()
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    put_file(chute.inbox / "t.csv", "a\n1\n2\n")
+    chute.wait_state("t.csv", "quarantined")
+    assert "on_changed" in chute.explain(chute.inbox / "t.csv")
+    assert chute.rows("all") == [(1,)]
+
+
+def test_on_changed_tail_appends_only_what_follows_the_loaded_prefix(chute):
+    chute.configure(append_flow(on_changed="tail"))
+    chute.start()
+    write_file(chute.inbox / "t.csv", "a\n1\n2\n")
+    chute.wait_rows("all", [(1,), (2,)])
+    with open(chute.inbox / "t.csv", "a") as f:
+        f.write("3\n4\n")
+    chute.wait_rows("all", [(1,), (2,), (3,), (4,)])
+    with open(chute.inbox / "t.csv", "a") as f:
+        f.write("5\n")
+    chute.wait_rows("all", [(1,), (2,), (3,), (4,), (5,)])
+
+
+def test_on_changed_tail_refuses_a_prefix_that_is_another(chute):
+    chute.configure(append_flow(on_changed="tail"))
+    chute.start()
+    write_file(chute.inbox / "t.csv", "a\n1\n2\n")
+    chute.wait_rows("all", [(1,), (2,)])
+    put_file(chute.inbox / "t.csv", "a\n9\n2\n3\n")
+    chute.wait_state("t.csv", "quarantined")
+    assert chute.rows("all") == [(1,), (2,)]
+
+
+@pytest.mark.core
+def test_a_rename_carries_the_receipt_and_appends_nothing_twice(chute):
+    chute.configure(append_flow())
+    chute.start()
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    os.rename(chute.inbox / "t.csv", chute.inbox / "u.csv")
+    put_file(chute.inbox / "v.csv", "a\n2\n")
+    chute.wait_rows("all", [(1,), (2,)])
+    os.makedirs(chute.inbox / "d")
+    os.rename(chute.inbox / "u.csv", chute.inbox / "d/u.csv")
+    put_file(chute.inbox / "w.csv", "a\n3\n")
+    chute.wait_rows("all", [(1,), (2,), (3,)])
+    assert chute.stop() == 0
+    chute.start()
+    put_file(chute.inbox / "x.csv", "a\n4\n")
+    chute.wait_rows("all", [(1,), (2,), (3,), (4,)])
+
+
+def test_a_rename_while_down_appends_nothing_twice(chute):
+    chute.configure(append_flow())
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.start()
+    chute.wait_rows("all", [(1,)])
+    assert chute.stop() == 0
+    os.rename(chute.inbox / "t.csv", chute.inbox / "u.csv")
+    put_file(chute.inbox / "v.csv", "a\n2\n")
+    chute.start()
+    chute.wait_rows("all", [(1,), (2,)])
+    chute.wait_state("v.csv", "loaded")
+    assert chute.rows("all") == [(1,), (2,)]
+
+
+def test_a_renamed_folder_appends_nothing_twice(chute):
+    chute.configure(append_flow())
+    for i in range(5):
+        write_file(chute.inbox / ("d/f%d.csv" % i), "a\n%d\n" % i)
+    chute.start()
+    chute.wait_rows("all", [(i,) for i in range(5)])
+    os.rename(chute.inbox / "d", chute.inbox / "e")
+    put_file(chute.inbox / "e/new.csv", "a\n9\n")
+    chute.wait_rows("all", [(i,) for i in range(5)] + [(9,)])
+
+
+def test_while_the_new_name_fails_the_old_table_stays(chute):
+    """mv a b for a mirror: b is loaded first, then a dropped."""
+    chute.configure({"on_delete": "drop", "types": "infer"})
+    write_file(chute.inbox / "a.csv", "x\n1\n")
+    write_file(chute.inbox / "B.csv", "x\n2\n")
+    chute.start()
+    chute.wait_tables("a", "B")
+    os.rename(chute.inbox / "a.csv", chute.inbox / "b.csv")  # SQLite compares names without case: B has an owner
+    chute.wait_state("b.csv", "quarantined")
+    assert chute.rows("a") == [(1,)]
+    assert chute.rows("B") == [(2,)]
+    os.unlink(chute.inbox / "B.csv")
+    chute.ask("retry", chute.inbox / "b.csv")
+    wait_until(lambda: [t.lower() for t in chute.tables()] == ["b"], lambda: "only b; there are %s" % chute.tables())
+    assert chute.rows("b") == [(1,)]
+
+
+def test_a_lost_ledger_repeats_nothing(chute):
+    """_chute_loads in the destination decides when the ledger is lost."""
+    chute.configure(append_flow(), instance="here")
+    put_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.start()
+    chute.wait_rows("all", [(1,)])
+    assert chute.stop() == 0
+    shutil.rmtree(chute.state)
+    put_file(chute.inbox / "u.csv", "a\n2\n")
+    chute.start()
+    chute.wait_rows("all", [(1,), (2,)])
+    wait_until(lambda: chute.state_of("t.csv") in ("skipped", "loaded"), "t to be known", pause=0.1)
+    assert chute.rows("all") == [(1,), (2,)]
+
+
+@pytest.mark.core
+def test_a_destination_made_anew_gets_the_files_again(chute):
+    chute.start()
+    write_file(chute.inbox / "t.csv", "a\n1\n")
+    chute.wait_rows("t", [(0, 1)])
+    assert chute.stop() == 0
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(str(chute.db) + suffix):
+            os.unlink(str(chute.db) + suffix)
+    chute.start()
+    chute.wait_rows("t", [(0, 1)])
+
+
+def test_two_chutes_feed_one_database(make_chute):
+    """instance is part of a receipt's key: the same path and content from two of them is two versions."""
+    one, two = make_chute("one"), make_chute("two")
+    two.db = one.db
+    for c in (one, two):
+        c.configure(append_flow())
+        put_file(c.inbox / "t.csv", "a\n1\n")
+    one.start()
+    one.wait_rows("all", [(1,)])
+    two.start()
+    one.wait_rows("all", [(1,), (1,)])
+
+
+def test_of_many_versions_the_newest_wins(chute):
+    chute.start()
+    for i in range(60):
+        put_file(chute.inbox / "t.csv", "a\n%d\n" % i)
+    chute.wait_rows("t", [(0, 59)])
+    chute.wait_state("t.csv", "loaded")
+    assert chute.rows("t") == [(0, 59)]
+
+
+def test_a_constant_table_holds_the_newest_file(chute):
+    chute.configure({"table": "latest", "load": "replace"})
+    put_file(chute.inbox / "b.csv", "a\n1\n")
+    put_file(chute.inbox / "a.csv", "a\n2\n")
+    os.utime(chute.inbox / "b.csv", (1700000000, 1700000000))
+    os.utime(chute.inbox / "a.csv", (1700000001, 1700000001))
+    chute.start()
+    chute.wait_rows("latest", [(2,)])
+    put_file(chute.inbox / "c.csv", "a\n3\n")
+    chute.wait_rows("latest", [(3,)])
