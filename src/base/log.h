@@ -1,11 +1,14 @@
 /*
  * log.h -- what chute says while it runs: text or JSON lines to any number of outputs.
  *
- * One line per event, one event once: the layer that decides writes it. A message that repeats (same level, same
- * format string, same key) within 10 s of its first is counted and told as "repeated N times" when the next different
- * one comes or the 10 s are over (no timer: said with the next line or at log_flush()).
+ * One line per event, one event once: the layer that decides writes it. A message that repeats within 10 s of its
+ * first is counted and told as "(repeated N times)" when the next different one comes or the 10 s are over (no timer:
+ * said with the next line or at log_flush()). The same message: same level, format string and context; without a file
+ * in the context also the same words.
  * Secrets: log_secret() registers texts that are replaced by "***" in every output at any level.
- * Thread-safe; never blocks on anything but the write itself.
+ * Thread-safe; never blocks on anything but the write itself, and on a pipe or terminal whose reader sleeps at most
+ * 100 ms. A line that can't be written is counted, and the count is told when writing works again. errno is kept.
+ * Text lines: "<time> <level> flow=F file=P dest=D source=S: <message>", names and message made printable.
  */
 #ifndef CHUTE_LOG_H
 #define CHUTE_LOG_H
@@ -24,14 +27,15 @@ struct log_output {
     int level;               /* enum log_level */
     int format;              /* enum log_format */
     uint64_t rotate_size;    /* bytes; 0: never */
-    int64_t rotate_keep;     /* old files kept: .1 .2 … */
+    int64_t rotate_keep;     /* old files kept: .1 .2 …; 0: the full one is deleted */
 };
 
-/* Replace all outputs (none: one to stderr, info, text). On failure the old ones stay. Copies OUTPUTS. */
+/* Replace all outputs (none: one to stderr, info, text). On failure the old ones stay. ERR_CONFIG: can't be opened, or two to one place. Copies OUTPUTS. */
 enum err_code log_open(const struct log_output *outputs, size_t count, struct err *err);
 void log_reopen(void);   /* open files again by name (HUP, logrotate) */
-void log_close(void);    /* back to plain stderr */
-void log_secret(const char *secret); /* copied; shorter than 4 bytes is ignored */
+void log_flush(void);    /* tell repeats that wait */
+void log_close(void);    /* log_flush(), then back to plain stderr */
+void log_secret(const char *secret); /* copied; shorter than 4 bytes is ignored; also as it looks percent-encoded */
 void log_redact(char *text);         /* what the log does to a line, for other outputs; never longer than before */
 bool log_wants(enum log_level level);
 

@@ -24,17 +24,23 @@ bool text_unhex(const char *hex, uint8_t *ret, size_t n);
 /* Offset of the first byte that is no valid UTF-8 (or a NUL), or N. A sequence cut by the end counts as invalid. */
 size_t text_utf8_valid(const char *s, size_t n);
 
-/* A printable copy of a file name for logs: control bytes and invalid UTF-8 as \xNN; into RET, cut at SIZE. */
+/* A printable copy of a file name for logs: controls, marks that turn the direction of text, and invalid UTF-8 as \xNN;
+   into RET, cut at SIZE. Returns RET. */
 const char *text_printable(const char *s, char *ret, size_t size);
 
 /*
- * Does PATH match the glob? '*' and '?' and [..] stop at '/', '**' does not, {a,b} alternatives (may be empty and nested).
+ * Does PATH match the glob? '*' and '?' and [..] stop at '/', '**' does not, {a,b} alternatives (may be empty and
+ * nested, 32 deep). "**" + "/" also matches no folder at all: "**" + "/a.csv" takes a.csv at the top. [!..] and [^..] are
+ * everything else, a backslash takes the meaning of the next character away. '?' and classes take whole UTF-8 characters.
+ * A glob that glob_check() refuses matches what is left of its meaning, one of more than 1023 bytes nothing.
+ * Time: at most length of glob times length of path.
  */
 bool glob_match(const char *glob, const char *path);
 bool glob_check(const char *glob, struct err *err);  /* ERR_CONFIG: unbalanced brackets or braces */
 /* How many '/' a path that matches can have at most; -1: no bound. */
 int glob_depth(const char *glob);
-/* Names that are never taken: dotfiles (any segment), *.part *.tmp *~ *.crdownload *.swp *.partial *.filepart … */
+/* Names that are never taken: dotfiles (any segment), *~ *.part *.tmp *.temp *.crdownload *.partial *.filepart *.download
+   *.opdownload *.inprogress *.uploading *.swp *.swo *.swx ~$* #*#, in any case of letters */
 bool path_is_temporary(const char *path);
 
 /* What a template can use, all derived from PATH below the root and the flow. HOST and PORT: "" for directories. */
