@@ -20,7 +20,7 @@
 
 /* How a source is doing, for `status`. Strings are owned by the source, valid until it reports again. */
 struct source_health {
-    const char *mode;      /* "events", "poll" */
+    const char *mode;      /* "events", "poll", "fs_event" */
     const char *reason;    /* why that mode, "" if it is what was asked for */
     const char *evidence;  /* "close" (closes are seen), "writers" (lease check works), "age" */
     uint64_t folders;      /* folders watched */
@@ -93,7 +93,7 @@ struct source_ops {
     int (*open_now)(void *state, const char *path, struct err *err);
     /* The root as an O_PATH descriptor for finish (move, delete), owned by the source; NULL: not a local folder. */
     int (*root_fd)(void *state);
-    /* Identity of the root: "dev:inode", "" while unknown. The ledger keeps it; another one deletes nothing. */
+    /* Identity of the root: "filesystem:inode", opaque, "" while unknown. The ledger keeps it; another one deletes nothing. */
     const char *(*root_identity)(void *state);
     /* Tell the source which root identity the ledger has ("" none yet): PROBE and scans distrust another one. */
     void (*expect_root)(void *state, const char *identity);
