@@ -1,0 +1,39 @@
+# chute in a container: docker build -t chute . && docker run --read-only -v chute:/var/lib/chute -v "$PWD/in:/srv/inbox:ro" chute
+#
+# The daemon runs as uid 10001 and writes only below /var/lib/chute (ledger, quarantine, and the database unless it is elsewhere).
+
+FROM debian:bookworm-slim AS build
+# What the base has already must not be shipped a second time.
+RUN find /lib/ /usr/lib/ -name '*.so*' -printf '%f\n' | sort -u > /base-libraries
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    gcc libc6-dev meson ninja-build pkg-config libuv1-dev libcsv-dev libsqlite3-dev libyaml-dev libjson-c-dev \
+    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev > /dev/null
+COPY . /src
+WORKDIR /src
+RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \
+    && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet
+# The shared libraries it needs beyond the base, each with its licence.
+RUN set -e; ldd /out/usr/bin/chute | awk '$2 == "=>" { print $3 }' | while read -r library; do \
+        ! grep -qxF "$(basename "$library")" /base-libraries || continue; \
+        install -D -m 644 -s "$(readlink -f "$library")" "/out/usr/lib/chute/$(basename "$library")"; \
+        package=$(dpkg -S "$(readlink -f "$library")" | cut -d: -f1 | head -n 1); \
+        install -D -m 644 "/usr/share/doc/$package/copyright" "/out/usr/share/doc/$package/copyright"; \
+    done; \
+    install -D -m 644 LICENSE /out/usr/share/doc/chute/copyright; \
+    install -D -m 644 deploy/chute.yaml /out/etc/chute/chute.yaml; \
+    install -d -o 10001 -g 10001 -m 700 /out/var/lib/chute; \
+    install -d /out/srv/inbox /out/etc/ld.so.conf.d; echo /usr/lib/chute > /out/etc/ld.so.conf.d/chute.conf
+
+FROM debian:bookworm-slim
+COPY --from=build /out/ /
+RUN ldconfig \
+    && echo 'chute:x:10001:10001:chute:/var/lib/chute:/usr/sbin/nologin' >> /etc/passwd \
+    && echo 'chute:x:10001:' >> /etc/group
+USER 10001:10001
+WORKDIR /var/lib/chute
+VOLUME /var/lib/chute
+# exit 0 while the daemon answers and its ledger is writable
+HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["chute", "status", "--live", "--state", "/var/lib/chute"]
+# chute handles TERM itself and starts no processes, so it may be process 1
+ENTRYPOINT ["chute"]
+CMD ["run", "-c", "/etc/chute/chute.yaml"]
