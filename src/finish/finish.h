@@ -14,18 +14,25 @@
 
 #include <stddef.h>
 
-/* Delete PATH below DIRFD if it still is ID and nobody writes it. ERR_CHANGED: it is another version now, left in place. Already gone: ERR_NONE. */
+/* Delete PATH below DIRFD if it still is ID and nobody writes it. ERR_CHANGED: it is another version
+   now, or open for writing, left in place. Already gone: ERR_NONE. "Is ID": inode, size and mtime; ctime changes with our
+   own attempts. Who writes is told by a read lease where the kernel grants one; SIGIO is set to be ignored for that. */
 enum err_code finish_delete(int dirfd, const char *path, const struct file_id *id, struct err *err);
 
 /*
  * Move it to TARGET_DIR (absolute, made if missing) under its path below the root... last segment only if FLAT.
  * Same bytes there already: replaced; else `.1`, `.2` …. RET_PLACE (PATH_MAX bytes, may be NULL) gets where it went.
- * Across file systems: copy, fsync, rename, unlink.
+ * Across file systems: copy, fsync, rename, unlink. Already gone: ERR_NONE and an empty RET_PLACE.
+ * ERR_CHANGED as above. ERR_SYSTEM: it has its own name again, and the text says why the target did not take it.
  */
 enum err_code finish_move(int dirfd, const char *path, const struct file_id *id, const char *target_dir, bool flat,
                           char *ret_place, struct err *err);
 
-/* Private sibling names left by a kill: put them back under their own names. Called once per root at start, before the first scan is judged. PATH's folder only. */
+/*
+ * Private sibling names left by a kill: put them back under their own names, or, where those were given away
+ * meanwhile, under NAME.1 …. Called once per root at start, before the first scan is judged. FOLDER ("" is DIRFD) only,
+ * not what is below it. A folder that is missing or a link: ERR_NONE.
+ */
 enum err_code finish_recover(int dirfd, const char *folder, struct err *err);
 /* Is this last segment one of our private sibling names? Sources never report those. */
 bool finish_is_private(const char *name);
@@ -48,7 +55,11 @@ enum err_code quarantine_write(const char *dir, const char *place, const struct 
 /* Remove the reason again (retried and loaded). Missing: fine. */
 enum err_code quarantine_clear(const char *dir, const char *flow, const char *path, struct err *err);
 
-/* Rejected rows of one load, collected in <dir>/<flow>/<path>.rejected.csv.part and renamed when kept. */
+/*
+ * Rejected rows of one load, collected in <dir>/<flow>/<path>.rejected.csv.part and renamed when kept: a header
+ * "line,offset,reason", then per row these three and its fields. It tells of the version that was loaded last.
+ * put() on one thread; open, keep and drop may be on others.
+ */
 struct rejects;
 enum err_code rejects_open(const char *dir, const char *flow, const char *path, struct rejects **ret, struct err *err);
 void rejects_sink(struct rejects *r, struct reject_sink *ret_sink);
