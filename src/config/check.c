@@ -1,0 +1,368 @@
+/*
+ * check.c -- what no table can say: how values of a configuration fit together.
+ */
+#include "config_internal.h"
+#include "text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The node to blame for KEY: the value's, else the mapping's; a static one for the command line. */
+static const struct node *blame(const struct node *mapping, const char *key)
+{
+    static const struct node nowhere;
+    const struct node *n = node_get(mapping, key);
+
+    return n != NULL ? n : mapping != NULL ? mapping : &nowhere;
+}
+
+bool name_check(struct reader *r, const char *name, size_t line, size_t column, const char *where)
+{
+    size_t n = strlen(name);
+    bool is_good = n > 0 && n <= 100 && name[0] != '.' && strchr(name, '/') == NULL && text_utf8_valid(name, n) == n;
+
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
+            is_good = false;
+    /* It becomes a folder name in the quarantine, and a label in metrics. */
+    if (!is_good)
+        reader_problem(r, line, column,
+                       "%s: a name has 1 to 100 bytes, no '/', no control characters, and does not begin with '.'",
+                       where);
+    return is_good;
+}
+
+bool retry_check(struct reader *r, const struct retry_options *retry, const struct node *node, const char *where)
+{
+    if (retry->factor < 1 || retry->factor > 100) {
+        const struct node *n = blame(node, "factor");
+        reader_problem(r, n->line, n->column, "%s.factor: expected 1 to 100, found %g", where, retry->factor);
+        return false;
+    }
+    if (retry->max < retry->first) {
+        const struct node *n = blame(node, "max");
+        reader_problem(r, n->line, n->column, "%s: max is shorter than first", where);
+        return false;
+    }
+    return true;
+}
+
+void source_adopt(struct config_source *s)
+{
+    const uint64_t *debounce = options_member(s->ops->options, s->options, "debounce", OPT_DURATION);
+    const uint64_t *settle = options_member(s->ops->options, s->options, "settle", OPT_DURATION);
+    const char *const *marker = options_member(s->ops->options, s->options, "ready_marker", OPT_STRING);
+
+    s->debounce_ms = debounce != NULL ? *debounce : 200;
+    s->settle_ms = settle != NULL ? *settle : 1000;
+    s->ready_marker = marker != NULL && *marker != NULL ? *marker : "";
+}
+
+bool source_check(struct reader *r, struct config_source *s, const struct node *node, const char *where)
+{
+    struct err err;
+
+    source_adopt(s);
+    if (s->ready_marker[0] != '\0') {
+        const struct node *n = blame(node, "ready_marker");
+        const char *hole = strstr(s->ready_marker, "{name}");
+        if (hole == NULL || strchr(s->ready_marker, '/') != NULL || strcmp(s->ready_marker, "{name}") == 0 ||
+            strpbrk(hole + 6, "{}") != NULL || (size_t)(hole - s->ready_marker) != strcspn(s->ready_marker, "{}")) {
+            reader_problem(r, n->line, n->column,
+                           "%s.ready_marker: expected a file name with {name} in it, such as \"{name}.done\"", where);
+            return false;
+        }
+    }
+    err_clear(&err);
+    if (s->ops->check != NULL && s->ops->check(s->options, &err) != ERR_NONE) {
+        const struct node *n = blame(node, "");
+        reader_problem(r, n->line, n->column, "%s: %s", where, err.text);
+        return false;
+    }
+    return true;
+}
+
+static bool globs_check(struct reader *r, const struct option_strings *globs, const struct node *node, const char *key,
+                        const char *where)
+{
+    const struct node *list = node_get(node, key);
+    const struct node *item = list != NULL ? list->first : NULL;
+    struct err err;
+
+    for (size_t i = 0; i < globs->count; i++, item = item != NULL ? item->next : NULL) {
+        const struct node *n = item != NULL ? item : blame(node, key);
+        err_clear(&err);
+        if (!glob_check(globs->items[i], &err)) {
+            reader_problem(r, n->line, n->column, "%s.%s: %s", where, key, err.text);
+            return false;
+        }
+        if (globs->items[i][0] == '\0' || globs->items[i][0] == '/' || strncmp(globs->items[i], "./", 2) == 0) {
+            reader_problem(r, n->line, n->column,
+                           "%s.%s: a glob is compared with the path below the root, which begins without '/' or './'",
+                           where, key);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool columns_check(struct reader *r, const struct option_strings *columns, const struct node *node,
+                          const char *key, const char *where)
+{
+    const struct node *n = blame(node, key);
+    char shown[64];
+
+    for (size_t i = 0; i < columns->count; i++) {
+        if (columns->items[i][0] == '\0') {
+            reader_problem(r, n->line, n->column, "%s.%s: a column name is empty", where, key);
+            return false;
+        }
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(columns->items[i], columns->items[j]) == 0) {
+                reader_problem(r, n->line, n->column, "%s.%s: column '%s' is named twice", where, key,
+                               text_printable(columns->items[i], shown, sizeof(shown)));
+                return false;
+            }
+    }
+    return true;
+}
+
+static bool csv_check(struct reader *r, const struct csv_options *csv, const struct node *node, const char *where)
+{
+    const struct node *n = blame(blame(node, "csv"), "quote");
+
+    if (csv->quote == '\0' || csv->quote == ' ' || (csv->delimiter != '\0' && csv->quote == csv->delimiter)) {
+        reader_problem(r, n->line, n->column, "%s.csv: quote and delimiter must differ", where);
+        return false;
+    }
+    return true;
+}
+
+/* Modes and what they need. */
+static bool mode_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
+{
+    static const char *const words[] = {"replace", "append", "upsert", "keep_first", "newest"};
+    struct load_plan *plan = &flow->plan;
+    const char *mode = words[plan->mode];
+    const struct node *n = blame(node, "load");
+
+    if (plan->key.count == 0 && plan->mode >= MODE_UPSERT) {
+        reader_problem(r, n->line, n->column, "%s: load: %s needs a key; add `key: [COLUMN]`", where, mode);
+        return false;
+    }
+    if (plan->order_by.count == 0 && plan->mode == MODE_NEWEST) {
+        reader_problem(r, n->line, n->column, "%s: load: newest needs order_by; add `order_by: [COLUMN]`", where);
+        return false;
+    }
+    if (plan->order_by.count > 0 && plan->mode != MODE_NEWEST && plan->mode != MODE_KEEP_FIRST) {
+        n = blame(node, "order_by");
+        reader_problem(r, n->line, n->column, "%s: order_by is for load: newest and keep_first, not for %s", where,
+                       mode);
+        return false;
+    }
+    if (flow->on_changed != CHANGED_REJECT && plan->mode != MODE_APPEND) {
+        n = blame(node, "on_changed");
+        reader_problem(r, n->line, n->column, "%s: on_changed is for load: append, not for %s", where, mode);
+        return false;
+    }
+    if (plan->on_schema_change == SCHEMA_RECREATE && plan->mode != MODE_REPLACE) {
+        if (node_get(node, "on_schema_change") == NULL) {
+            /* The destination's default is for replace; rows that only this table has must not go with it. */
+            plan->on_schema_change = SCHEMA_REJECT;
+            return true;
+        }
+        n = blame(node, "on_schema_change");
+        reader_problem(r, n->line, n->column,
+                       "%s: on_schema_change: recreate would lose the rows of earlier files; it is for load: replace, "
+                       "not for %s",
+                       where, mode);
+        return false;
+    }
+    return true;
+}
+
+static bool delete_check(struct reader *r, const struct config_flow *flow, const struct node *node, const char *where)
+{
+    const struct node *n = blame(node, "on_delete");
+    const char *word = flow->on_delete == ON_DELETE_DROP ? "drop" : "empty";
+
+    if (flow->on_delete == ON_DELETE_IGNORE)
+        return true;
+    if (flow->plan.mode != MODE_REPLACE) {
+        reader_problem(
+            r, n->line, n->column,
+            "%s: on_delete: %s is for load: replace; a table with rows of several files can't follow one file", where,
+            word);
+        return false;
+    }
+    if (template_is_constant(flow->table)) {
+        reader_problem(
+            r, n->line, n->column,
+            "%s: on_delete: %s needs a table for each file; put {path_stem} or another placeholder in `table`", where,
+            word);
+        return false;
+    }
+    return true;
+}
+
+bool flow_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
+{
+    const struct node *n = blame(node, "table");
+    struct err err;
+
+    err_clear(&err);
+    if (flow->table[0] == '\0' || !template_check(flow->table, &err)) {
+        reader_problem(r, n->line, n->column, "%s.table: %s", where, flow->table[0] == '\0' ? "is empty" : err.text);
+        return false;
+    }
+    if (node != NULL && flow->include.count == 0) {
+        n = blame(node, "include");
+        reader_problem(r, n->line, n->column, "%s.include: is empty, so no file would ever be taken", where);
+        return false;
+    }
+    return globs_check(r, &flow->include, node, "include", where) &&
+           globs_check(r, &flow->exclude, node, "exclude", where) &&
+           columns_check(r, &flow->plan.key, node, "key", where) &&
+           columns_check(r, &flow->plan.order_by, node, "order_by", where) && csv_check(r, &flow->csv, node, where) &&
+           mode_check(r, flow, node, where) && delete_check(r, flow, node, where);
+}
+
+/* --- between flows, sources and folders --- */
+
+static const char *source_root(const struct config_source *s)
+{
+    const char *const *root = options_member(s->ops->options, s->options, "path", OPT_PATH);
+
+    return root != NULL ? *root : NULL;
+}
+
+static void folder_check(struct reader *r, const struct config *c, const struct config_flow *flow, const char *dir,
+                         const struct node *node, const char *key)
+{
+    const struct node *n = blame(node, key);
+    const char *root = source_root(flow->source);
+    char shown[160];
+
+    if (dir == NULL)
+        return;
+    text_printable(dir, shown, sizeof(shown));
+    if (path_is_within(dir, c->state))
+        reader_problem(r, n->line, n->column, "flows.%s.%s: %s lies in chute's own state folder; choose another",
+                       flow->name, key, shown);
+    else if (root != NULL && path_is_within(root, dir))
+        reader_problem(r, n->line, n->column,
+                       "flows.%s.%s: %s is or contains the folder that source '%s' watches; what is moved there would "
+                       "never be taken again, and neither would new files; choose another",
+                       flow->name, key, shown, flow->source->name);
+}
+
+/* The one table of a flow with a constant template, as its destination compares names; false: one for each file. */
+static bool constant_table(const struct config_flow *flow, char *ret_key, size_t size)
+{
+    const struct template_facts facts = {.path = "", .flow = flow->name, .host = "", .port = ""};
+    char legal[TABLE_NAME_MAX];
+    struct err err;
+    struct buf b;
+
+    if (!template_is_constant(flow->table))
+        return false;
+    buf_init(&b);
+    template_expand(flow->table, &facts, &b);
+    bool is_known = !b.failed;
+    if (is_known &&
+        (flow->dest->ops->table_name == NULL || size < sizeof(legal) ||
+         flow->dest->ops->table_name(b.data, flow->plan.names, legal, ret_key, sizeof(legal), &err) != ERR_NONE))
+        snprintf(ret_key, size, "%s", b.data);
+    buf_done(&b);
+    return is_known;
+}
+
+static void owners_check(struct reader *r, const struct config *c, const struct node *list)
+{
+    char mine[TABLE_NAME_MAX], theirs[TABLE_NAME_MAX];
+    const struct node *node = list != NULL ? list->first : NULL;
+
+    for (size_t i = 0; i < c->flow_count; i++, node = node != NULL ? node->next : NULL) {
+        const struct config_flow *flow = &c->flows[i];
+        if (!constant_table(flow, mine, sizeof(mine)))
+            continue;
+        for (size_t j = 0; j < i; j++) {
+            const struct config_flow *other = &c->flows[j];
+            bool is_replaced = flow->plan.mode == MODE_REPLACE || other->plan.mode == MODE_REPLACE;
+            if (other->dest != flow->dest || !is_replaced || !constant_table(other, theirs, sizeof(theirs)) ||
+                strcmp(mine, theirs) != 0)
+                continue;
+            const struct node *n = blame(node, "table");
+            reader_problem(r, n->line, n->column,
+                           "flows.%s.table: flow '%s' loads into the same table '%s', and one of them replaces all its "
+                           "rows; give each its own table",
+                           flow->name, other->name, flow->table);
+            break;
+        }
+    }
+}
+
+static void listen_check(struct reader *r, const char *listen, const struct node *top)
+{
+    const struct node *n = blame(blame(top, "http"), "listen");
+    const char *colon = strrchr(listen, ':');
+
+    if (listen[0] == '\0')
+        return;
+    if (colon != NULL && colon != listen && colon[1] != '\0' && strspn(colon + 1, "0123456789") == strlen(colon + 1) &&
+        strlen(colon + 1) <= 5 && atoi(colon + 1) <= 65535 && (listen[0] == '[' || strchr(listen, ':') == colon))
+        return;
+    reader_problem(r, n->line, n->column,
+                   "http.listen: expected HOST:PORT such as 127.0.0.1:9180 or [::1]:9180, found another text");
+}
+
+static void logs_check(struct reader *r, const struct config *c, const struct node *list)
+{
+    const struct node *node = list != NULL ? list->first : NULL;
+
+    for (size_t i = 0; i < c->log_count; i++, node = node != NULL ? node->next : NULL)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(c->logs[i].to, c->logs[j].to) == 0 && c->logs[i].to[0] == '/') {
+                const struct node *n = blame(node, "to");
+                reader_problem(r, n->line, n->column, "log: two outputs to one file would mix their lines");
+            }
+}
+
+void config_check(struct reader *r, const struct config *c, const struct node *top)
+{
+    const struct node *node = node_get(top, "flows");
+    const struct node *sources = node_get(top, "sources");
+    char shown[160];
+
+    listen_check(r, c->http_listen, top);
+    logs_check(r, c, node_get(top, "log"));
+    for (size_t i = 0; i < c->source_count; i++) {
+        const char *root = source_root(&c->sources[i]);
+        const struct node *n = blame(node_get(sources, c->sources[i].name), "path");
+        if (root != NULL && path_is_within(root, c->state))
+            reader_problem(r, n->line, n->column,
+                           "sources.%s.path: %s lies in chute's own state folder, where nothing is taken",
+                           c->sources[i].name, text_printable(root, shown, sizeof(shown)));
+    }
+    owners_check(r, c, node);
+    node = node != NULL ? node->first : NULL;
+    for (size_t i = 0; i < c->flow_count; i++, node = node != NULL ? node->next : NULL) {
+        folder_check(r, c, &c->flows[i], c->flows[i].after_success_dir, node, "after_success");
+        folder_check(r, c, &c->flows[i], c->flows[i].after_failure_dir, node, "after_failure");
+    }
+}
+
+/* What only says where files are, or what becomes of them afterwards, does not change what a load means. */
+void flow_define(struct config_flow *flow)
+{
+    static const char *const skip[] = {"name",          "from",          "to",        "include", "exclude",
+                                       "after_success", "after_failure", "on_delete", NULL};
+    uint64_t hash = UINT64_C(14695981039346656037);
+
+    hash = options_hash(hash, config_flow_table, flow, skip);
+    hash = options_hash(hash, flow->dest->ops->options, flow->dest->options, NULL);
+    /* The ledger keeps it as a signed number and 0 as "none". */
+    hash &= INT64_MAX;
+    flow->definition = hash != 0 ? hash : 1;
+}

@@ -1,0 +1,261 @@
+/*
+ * quick.c -- a configuration from a command line, and the texts of profiles.
+ *
+ * The names in the profile's text are those of the command line, so that who moves from one to the other finds the
+ * ledger and the receipts as they were.
+ */
+#include "config_internal.h"
+#include "text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define QUICK_SOURCE "inbox"
+#define QUICK_DEST "lite"
+
+const char *const config_profiles[] = {"file2sql", NULL};
+
+/* What the profile says beyond the defaults: option, value. */
+static const char *const file2sql_options[] = {"row_number",       "index",    "on_delete", "drop",
+                                               "on_schema_change", "recreate", "types",     "infer",
+                                               "csv.short_rows",   "pad",      NULL};
+
+static const char file2sql_text[] =
+    "# chute, profile file2sql: a folder of CSV files mirrored into one SQLite file.\n"
+    "#\n"
+    "#   mkdir -p inbox && chute run -c chute.yaml\n"
+    "#   cp sales.csv inbox/  &&  sqlite3 warehouse.db 'SELECT * FROM sales'\n"
+    "#\n"
+    "# Each file is one table, named after its path (a/b.csv: a_b). Change the file and the table follows, remove it\n"
+    "# and the table goes. Relative paths are relative to the folder of this file. All options: docs/configuration.md\n"
+    "# or `chute help NAME`. Check it with `chute check -c chute.yaml`.\n"
+    "\n"
+    "state: .chute                      # ledger, quarantine and control socket\n"
+    "\n"
+    "log:\n"
+    "  - {to: stderr, level: info, format: text}\n"
+    "  # - {to: chute.log, level: info, format: json, rotate_size: 100MiB, rotate_keep: 5}\n"
+    "\n"
+    "# http: {listen: \"127.0.0.1:9180\"}  # /healthz /readyz /metrics /api/v1/status\n"
+    "\n"
+    "sources:\n"
+    "  inbox:\n"
+    "    type: directory\n"
+    "    path: inbox                    # watched with all its folders\n"
+    "\n"
+    "destinations:\n"
+    "  lite:\n"
+    "    type: sqlite\n"
+    "    path: warehouse.db             # made if it does not exist\n"
+    "\n"
+    "flows:\n"
+    "  - name: file2sql\n"
+    "    from: inbox\n"
+    "    to: lite\n"
+    "    table: \"{path_stem}\"           # a table for each file\n"
+    "    load: replace                  # it holds what the file holds now\n"
+    "    row_number: index              # a first column 0, 1, 2 ...\n"
+    "    types: infer                   # decided by all rows of the file\n"
+    "    csv: {short_rows: pad}         # missing fields at the end of a row are NULL\n"
+    "    on_schema_change: recreate     # other columns or types: the table is made anew\n"
+    "    on_delete: drop                # the file is removed: so is its table\n"
+    "    after_success: keep            # keep, delete, or {move: done}\n"
+    "    after_failure: keep            # `chute explain FILE` says why; or {move: failed}\n";
+
+const char *config_profile_text(const char *profile)
+{
+    return profile != NULL && strcmp(profile, "file2sql") == 0 ? file2sql_text : NULL;
+}
+
+static bool profile_check(struct reader *r, const char *profile)
+{
+    if (profile == NULL || config_profile_text(profile) != NULL)
+        return true;
+    char shown[80];
+    reader_problem(r, 0, 0, "--profile: there is no profile '%s' (there is: file2sql)%s",
+                   text_printable(profile, shown, sizeof(shown)), hint_nearest(r, profile, config_profiles));
+    return false;
+}
+
+static bool is_later_scheme(const char *url)
+{
+    return strncmp(url, "postgres:", 9) == 0 || strncmp(url, "postgresql:", 11) == 0 ||
+           strncmp(url, "keboola+", 8) == 0 || strncmp(url, "azblob:", 7) == 0;
+}
+
+static const struct dest_ops *find_scheme(struct reader *r, const struct config_drivers *drivers, const char *url)
+{
+    char shown[80], known[256] = "";
+
+    for (size_t i = 0; drivers->dests[i] != NULL; i++) {
+        const char *scheme = drivers->dests[i]->url_scheme;
+        if (scheme == NULL)
+            continue;
+        if (strncmp(url, scheme, strlen(scheme)) == 0)
+            return drivers->dests[i];
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof(known) - used, "%s%s", used > 0 ? ", " : "", scheme);
+    }
+    /* Only the scheme: what follows may hold a password. */
+    int n = (int)strcspn(url, ":/@");
+    const char *scheme = reader_printf(r, "%.*s", n < 40 ? n : 40, url);
+    if (scheme != NULL)
+        reader_problem(r, 0, 0, "--to: expected a URL that begins with %s; found '%s'%s", known,
+                       text_printable(scheme, shown, sizeof(shown)),
+                       is_later_scheme(url) ? ", which this version of chute does not have"
+                                            : "; a SQLite file is written sqlite:PATH");
+    return NULL;
+}
+
+/* What a URL says about files is relative to the current folder. */
+static void absolute_paths(struct reader *r, const struct option *table, void *base)
+{
+    for (const struct option *o = table; o != NULL && o->name != NULL; o++) {
+        const char **path = (const char **)((char *)base + o->offset);
+        if (o->type != OPT_PATH || *path == NULL || (*path)[0] == '\0' || (*path)[0] == '/')
+            continue;
+        if ((*path = path_absolute(r->arena, r->folder, *path)) == NULL)
+            reader_nomem(r);
+    }
+}
+
+static void quick_dest(struct reader *r, struct config *c, const struct config_drivers *drivers, const char *to)
+{
+    struct config_dest *d = c->dests = arena_alloc(r->arena, sizeof(*d));
+    const char *url = arena_strdup(r->arena, to);
+    struct err err;
+
+    if (d == NULL || url == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    d->name = QUICK_DEST;
+    d->retry = c->retry;
+    d->ops = find_scheme(r, drivers, url);
+    if (d->ops == NULL)
+        return;
+    if ((d->options = arena_alloc(r->arena, d->ops->options_size + 1)) == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    options_defaults(r, d->ops->options, d->options);
+    err_clear(&err);
+    if (d->ops->from_url == NULL || d->ops->from_url(url, d->options, &err) != ERR_NONE) {
+        reader_problem(r, 0, 0, "--to: %s", d->ops->from_url == NULL ? "this destination has no URL" : err.text);
+        return;
+    }
+    absolute_paths(r, d->ops->options, d->options);
+    if (d->ops->check != NULL && d->ops->check(d->options, &err) != ERR_NONE)
+        reader_problem(r, 0, 0, "--to: %s", err.text);
+    c->dest_count = 1;
+}
+
+static void quick_source(struct reader *r, struct config *c, const struct config_drivers *drivers, const char *watch)
+{
+    struct config_source *s = c->sources = arena_alloc(r->arena, sizeof(*s));
+    const struct option *path = NULL;
+
+    if (s == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    s->name = QUICK_SOURCE;
+    for (size_t i = 0; drivers->sources[i] != NULL && path == NULL; i++) {
+        path = options_find(drivers->sources[i]->options, "path");
+        if (path != NULL && path->type == OPT_PATH)
+            s->ops = drivers->sources[i];
+    }
+    if (s->ops == NULL) {
+        reader_problem(r, 0, 0, "--watch: this build of chute can't watch folders");
+        return;
+    }
+    if (watch[0] == '\0') {
+        reader_problem(r, 0, 0, "--watch: expected a folder, found an empty text");
+        return;
+    }
+    if ((s->options = arena_alloc(r->arena, s->ops->options_size + 1)) == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    options_defaults(r, s->ops->options, s->options);
+    char *root = path_absolute(r->arena, r->folder, watch);
+    if (root == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    memcpy((char *)s->options + path->offset, &root, sizeof(root));
+    if (source_check(r, s, NULL, "--watch"))
+        c->source_count = 1;
+}
+
+static void quick_flow(struct reader *r, struct config *c, const struct config_quick *quick)
+{
+    const char *where = quick->table != NULL ? "--table" : "the command line";
+    struct flow_draft draft = {0};
+
+    c->flows = arena_alloc(r->arena, sizeof(*c->flows));
+    if (c->flows == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    flow_defaults(r, &draft, &c->dests[0]);
+    if (quick->profile != NULL)
+        for (const char *const *pair = file2sql_options; pair[0] != NULL; pair += 2)
+            options_set(r, config_flow_table, &draft, pair[0], pair[1], quick->profile);
+    draft.flow.name = quick->is_load ? "load" : "file2sql";
+    draft.flow.plan.flow = draft.flow.name;
+    draft.flow.source = &c->sources[0];
+    draft.flow.dest = &c->dests[0];
+    if (quick->is_load) {
+        draft.flow.include = (struct option_strings){NULL, 0};
+        /* The root is "/": the whole path would be a table's name nobody asked for. */
+        draft.flow.table = "{stem}";
+    }
+    /* Without a configuration that says so nothing is ever dropped; and load has nothing to watch for removal. */
+    if (quick->profile == NULL || quick->is_load)
+        draft.flow.on_delete = ON_DELETE_IGNORE;
+    if (quick->table != NULL && (draft.flow.table = arena_strdup(r->arena, quick->table)) == NULL)
+        reader_nomem(r);
+    if (r->failed || r->problem_count > 0 || !flow_check(r, &draft.flow, NULL, where))
+        return;
+    c->flows[0] = draft.flow;
+    c->flow_count = 1;
+    config_check(r, c, NULL);
+    flow_define(&c->flows[0]);
+}
+
+enum err_code config_quick(const struct config_quick *quick, const struct config_drivers *drivers, struct config **ret,
+                           struct err *err)
+{
+    struct reader r = {0};
+
+    *ret = NULL;
+    err_clear(err);
+    arena_init(&r.scratch);
+    buf_init(&r.problems);
+    struct config *c = config_new(&r);
+    if (c == NULL || (r.folder = current_folder(&r)) == NULL || !profile_check(&r, quick->profile))
+        return reader_finish(&r, c, ret, NULL, err);
+    options_defaults(&r, config_top_table, c);
+    if (quick->state != NULL && (c->state = path_absolute(r.arena, r.folder, quick->state)) == NULL)
+        reader_nomem(&r);
+    if ((c->logs = arena_alloc(r.arena, sizeof(*c->logs))) == NULL) {
+        reader_nomem(&r);
+    } else {
+        options_defaults(&r, config_log_table, c->logs);
+        c->logs[0].to = "stderr";
+        c->log_count = 1;
+    }
+    if (quick->to == NULL)
+        reader_problem(&r, 0, 0, "--to is missing: say where rows go, such as --to sqlite:warehouse.db");
+    if (quick->watch == NULL && !quick->is_load)
+        reader_problem(&r, 0, 0, "--watch is missing: say which folder files arrive in");
+    if (r.problem_count == 0 && !r.failed)
+        quick_dest(&r, c, drivers, quick->to);
+    if (r.problem_count == 0 && !r.failed)
+        quick_source(&r, c, drivers, quick->is_load ? "/" : quick->watch);
+    if (r.problem_count == 0 && !r.failed)
+        quick_flow(&r, c, quick);
+    return reader_finish(&r, c, ret, NULL, err);
+}
