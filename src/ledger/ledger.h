@@ -180,7 +180,11 @@ struct ledger_receipt_query {
 };
 typedef bool ledger_receipt_cb(void *arg, const struct ledger_receipt *r);
 enum err_code ledger_receipts_each(struct ledger_tx *tx, const struct ledger_receipt_query *q, ledger_receipt_cb *cb, void *arg, struct err *err);
-/* Drop history older than BEFORE_MS, and rows in `gone` (nothing pending) as old as that. Returns how many. */
+/*
+ * Drop history older than BEFORE_MS, and rows in `gone` (nothing pending) as old as that. Returns how many, at most
+ * LEDGER_PRUNE_MAX so that no commit gets long: while it returns that many there is more, call again in another work.
+ */
+#define LEDGER_PRUNE_MAX 4096
 enum err_code ledger_prune(struct ledger_tx *tx, int64_t before_ms, uint64_t *ret, struct err *err);
 
 struct ledger_counter {

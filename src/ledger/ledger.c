@@ -1,0 +1,303 @@
+/*
+ * ledger.c -- the daemon's way in: a queue of work, one request on the pool, one commit for all that waits.
+ *
+ *   ledger_run() -> queue -> [pool: BEGIN, each work in a savepoint, COMMIT] -> DONE of each, on the loop
+ *
+ * A commit that fails is the failure of every work in it; what the next ledger_run() queues tries again.
+ */
+#include "ledger_internal.h"
+
+#include "clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+/* A group ends at whichever comes first, so that one commit neither grows without bound nor keeps the first work
+ * waiting. */
+#define GROUP_MAX 512
+#define GROUP_MS 200
+/* 4096-byte pages in the WAL: written back to the database beyond the first; when nothing else is to do, beyond the
+ * second. */
+#define CHECKPOINT_FRAMES 1000
+#define CHECKPOINT_IDLE_FRAMES 250
+/* If the write back fails and this much has piled up, that is a problem to be told: 16 MiB. */
+#define CHECKPOINT_OVERDUE_FRAMES 4096
+
+struct item {
+    struct item *prev, *next;
+    ledger_fn *fn;
+    ledger_done *done;
+    void *arg;
+    struct err err; /* code ERR_NONE: committed */
+};
+
+struct ledger {
+    struct work work; /* first: in flight while is_busy */
+    uv_loop_t *loop;
+    struct ledger_tx *tx; /* belongs to the pool while is_busy */
+    struct item *queue;
+    size_t pending; /* queued, running, or before their DONE */
+    bool is_busy;
+    struct item *group;          /* in flight; what did not fit comes back to the front of QUEUE */
+    bool was_checkpoint;         /* the request in flight only writes back */
+    bool idle_checkpoint_failed; /* not again before the next commit */
+    struct err group_err;        /* of the commit, or of the checkpoint when CODE is set and the works are committed */
+    struct err checkpoint_err;
+    char problem[512];
+    void (*closed)(void *arg);
+    void *closed_arg;
+    bool is_closing;
+};
+
+static void start_next(struct ledger *l);
+
+/* ---- on the pool ---- */
+
+static void fail_group(struct item *group, const struct item *end, const struct err *err)
+{
+    /* A work that failed by itself keeps its own words. */
+    for (struct item *i = group; i != end; i = i->next)
+        if (i->err.code == ERR_NONE)
+            i->err = *err;
+}
+
+static void roll_back(struct ledger_tx *tx)
+{
+    if (sqlite3_get_autocommit(tx->db) == 0)
+        sqlite3_exec(tx->db, "ROLLBACK", NULL, NULL, NULL);
+    ledger_forget_names(tx);
+}
+
+/* One work in its savepoint. ERR: the whole transaction is lost. */
+static enum err_code run_item(struct ledger_tx *tx, struct item *item, bool is_alone, struct err *err)
+{
+    err_clear(&item->err);
+    if (!is_alone && ledger_exec(tx, "SAVEPOINT work", err) != ERR_NONE)
+        return err->code;
+    enum err_code code = item->fn(tx, item->arg, &item->err);
+    if (code != ERR_NONE && item->err.code == ERR_NONE)
+        err_set(&item->err, code, false, "ledger work failed without a reason");
+    /* A work that swallowed a failure of the file, or SQLite rolled back by itself: nothing of this can be committed.
+     */
+    if (tx->broken != 0 || sqlite3_get_autocommit(tx->db) != 0) {
+        if (item->err.code != ERR_NONE)
+            *err = item->err;
+        else
+            ledger_sqlite_error(tx, tx->broken != 0 ? tx->broken : SQLITE_ABORT, err);
+        return err->code;
+    }
+    if (code == ERR_NONE)
+        return is_alone ? ERR_NONE : ledger_exec(tx, "RELEASE work", err);
+    ledger_forget_names(tx);
+    return ledger_exec(tx, is_alone ? "ROLLBACK; BEGIN IMMEDIATE" : "ROLLBACK TO work; RELEASE work", err);
+}
+
+static void checkpoint(struct ledger *l)
+{
+    struct ledger_tx *tx = l->tx;
+    int frames = 0;
+    int rc = sqlite3_wal_checkpoint_v2(tx->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, NULL);
+    if (rc == SQLITE_OK)
+        tx->wal_frames = 0; /* the next write starts the WAL from its beginning, unless a reader holds it */
+    else if (rc != SQLITE_BUSY && rc != SQLITE_LOCKED &&
+             (tx->wal_frames >= CHECKPOINT_OVERDUE_FRAMES || ledger_is_corrupt(rc)))
+        ledger_sqlite_error(tx, rc, &l->checkpoint_err);
+}
+
+static void run_group(struct ledger *l, struct item **ret_end)
+{
+    struct ledger_tx *tx = l->tx;
+    struct err *err = &l->group_err;
+    uint64_t start_ms = clock_mono_ms();
+    struct item *item = l->group;
+    tx->broken = 0;
+    *ret_end = NULL;
+    if (ledger_exec(tx, "BEGIN IMMEDIATE", err) == ERR_NONE) {
+        bool is_alone = item->next == NULL;
+        for (; item != NULL && (item == l->group || clock_mono_ms() - start_ms < GROUP_MS); item = item->next)
+            if (run_item(tx, item, is_alone, err) != ERR_NONE)
+                break;
+        if (err->code == ERR_NONE)
+            ledger_exec(tx, "COMMIT", err);
+    }
+    if (err->code == ERR_NONE) {
+        *ret_end = item; /* what did not fit */
+        return;
+    }
+    roll_back(tx);
+    fail_group(l->group, NULL, err);
+    if (ledger_is_corrupt(tx->broken))
+        ledger_mark_suspect(tx->path);
+}
+
+static void on_pool(struct work *work)
+{
+    struct ledger *l = (struct ledger *)work;
+    struct item *rest = NULL;
+    err_clear(&l->group_err);
+    err_clear(&l->checkpoint_err);
+    if (!l->was_checkpoint)
+        run_group(l, &rest);
+    if (l->group_err.code == ERR_NONE && (l->was_checkpoint || l->tx->wal_frames >= CHECKPOINT_FRAMES))
+        checkpoint(l);
+    /* Put back what did not fit: the loop takes the group up to here. */
+    if (rest != NULL) {
+        struct item *last = l->group->prev; /* utlist: the head's prev is the tail */
+        struct item *end = rest->prev;
+        end->next = NULL;
+        l->group->prev = end;
+        rest->prev = last;
+    }
+    l->work.arg = rest;
+}
+
+/* ---- on the loop ---- */
+
+static void take_group(struct ledger *l)
+{
+    size_t n = 0;
+    l->group = NULL;
+    while (l->queue != NULL && n++ < GROUP_MAX) {
+        struct item *item = l->queue;
+        DL_DELETE(l->queue, item);
+        DL_APPEND(l->group, item);
+    }
+}
+
+static void answer_group(struct ledger *l)
+{
+    struct item *item;
+    struct item *next;
+    struct item *group = l->group;
+    l->group = NULL;
+    DL_FOREACH_SAFE(group, item, next) {
+        l->pending--;
+        if (item->done != NULL)
+            item->done(item->arg, item->err.code == ERR_NONE ? NULL : &item->err);
+        free(item);
+    }
+}
+
+static void on_loop(struct work *work)
+{
+    struct ledger *l = (struct ledger *)work;
+    struct item *rest = l->work.arg;
+    if (rest != NULL) {
+        DL_CONCAT(rest, l->queue);
+        l->queue = rest;
+    }
+    const struct err *problem = l->group_err.code != ERR_NONE ? &l->group_err : &l->checkpoint_err;
+    if (!l->was_checkpoint || problem->code != ERR_NONE)
+        snprintf(l->problem, sizeof(l->problem), "%s", problem->code != ERR_NONE ? problem->text : "");
+    l->idle_checkpoint_failed = l->was_checkpoint && l->tx->wal_frames != 0;
+    answer_group(l); /* may queue more: that waits, is_busy is still set */
+    l->is_busy = false;
+    start_next(l);
+}
+
+static void on_close_pool(struct work *work)
+{
+    struct ledger *l = (struct ledger *)work;
+    struct err err;
+    /* Whatever fails here, the commits are safe in the WAL and the next start finds them there. */
+    if (ledger_mark_closed(l->tx, &err) == ERR_NONE)
+        sqlite3_wal_checkpoint_v2(l->tx->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    ledger_tx_free(l->tx);
+    l->tx = NULL;
+}
+
+static void on_close_loop(struct work *work)
+{
+    struct ledger *l = (struct ledger *)work;
+    void (*closed)(void *arg) = l->closed;
+    void *arg = l->closed_arg;
+    free(l);
+    if (closed != NULL)
+        closed(arg);
+}
+
+/* The pool takes no work (only when libuv is at its end): all that waits fails. */
+static void fail_all(struct ledger *l, const struct err *err)
+{
+    l->is_busy = true; /* what DONE queues is not started from here */
+    snprintf(l->problem, sizeof(l->problem), "%s", err->text);
+    fail_group(l->queue, NULL, err);
+    l->group = l->queue;
+    l->queue = NULL;
+    answer_group(l);
+    l->is_busy = false;
+}
+
+static void start_next(struct ledger *l)
+{
+    struct err err = {0};
+    if (l->is_busy)
+        return;
+    bool is_last = l->queue == NULL && l->is_closing;
+    l->was_checkpoint = l->queue == NULL;
+    if (l->was_checkpoint && !is_last && (l->tx->wal_frames < CHECKPOINT_IDLE_FRAMES || l->idle_checkpoint_failed))
+        return;
+    l->is_busy = true;
+    take_group(l);
+    if (work_start(l->loop, &l->work, is_last ? on_close_pool : on_pool, is_last ? on_close_loop : on_loop, &err) ==
+        ERR_NONE)
+        return;
+    if (is_last) {
+        on_close_pool(&l->work);
+        on_close_loop(&l->work);
+        return;
+    }
+    DL_CONCAT(l->group, l->queue);
+    l->queue = l->group;
+    fail_all(l, &err);
+}
+
+enum err_code ledger_run(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, struct err *err)
+{
+    struct item *item = calloc(1, sizeof(*item));
+    if (item == NULL)
+        return err_nomem(err);
+    item->fn = fn;
+    item->done = done;
+    item->arg = arg;
+    DL_APPEND(l->queue, item);
+    l->pending++;
+    start_next(l);
+    return ERR_NONE;
+}
+
+const char *ledger_problem(const struct ledger *l)
+{
+    return l->problem;
+}
+
+size_t ledger_pending(const struct ledger *l)
+{
+    return l->pending;
+}
+
+enum err_code ledger_open(uv_loop_t *loop, const struct ledger_options *options, struct ledger **ret,
+                          struct ledger_opened *ret_opened, struct err *err)
+{
+    *ret = NULL;
+    struct ledger *l = calloc(1, sizeof(*l));
+    if (l == NULL)
+        return err_nomem(err);
+    l->loop = loop;
+    if (ledger_open_file(options->path, &l->tx, ret_opened, err) != ERR_NONE) {
+        free(l);
+        return err->code;
+    }
+    *ret = l;
+    return ERR_NONE;
+}
+
+void ledger_close(struct ledger *l, void (*closed)(void *arg), void *arg)
+{
+    l->closed = closed;
+    l->closed_arg = arg;
+    l->is_closing = true;
+    start_next(l);
+}
