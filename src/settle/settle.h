@@ -5,8 +5,8 @@
  * Nothing later in the house checks again, except for a change during the load.
  *
  * Evidence, not age: after a seen close (or a rename into place) nothing may follow for `debounce`; where no close
- * was seen, size and mtime stand still for `settle` and nobody holds the file open for writing, as far as that can be known. A
- * modification without a close means an open writer: wait, however long.
+ * was seen, size and mtime stand still for `settle` and nobody holds the file open for writing, as far as that can be
+ * known. A modification without a close means an open writer: wait, however long.
  *
  * Memory: one small ticket per path that waits, at most `max_tickets`; beyond that settle_note() says so and the caller
  * scans again later (events are hints).
@@ -22,19 +22,22 @@
 struct settle;
 
 struct settle_options {
-    uint64_t debounce_ms;      /* after a seen close; trailing edge */
-    uint64_t settle_ms;        /* where no close was seen */
-    const char *ready_marker;  /* template with {name}: the file is whole when that one exists beside it; "" off */
-    size_t max_tickets;        /* 0: 4096 */
+    uint64_t debounce_ms;     /* after a seen close; trailing edge */
+    uint64_t settle_ms;       /* where no close was seen */
+    const char *ready_marker; /* template with {name}: the file is whole when that one exists beside it; "" off */
+    size_t max_tickets;       /* 0: 4096 */
 };
 
 /* How the root lets us know writers. */
 struct settle_health {
-    const char *evidence;  /* "close" no unseen file met yet, "writers" leases work here, "age" they don't */
+    const char *evidence; /* "close" no unseen file met yet, "writers" leases work here, "age" they don't */
     size_t waiting;
 };
 
-/* A path is whole (ERR NULL, FOUND->id filled by a fresh stat) or gone (ERR_INPUT). On the loop thread, on a later turn. */
+/*
+ * A path is whole (ERR NULL, FOUND->id filled by a fresh stat) or gone, not a regular file, or a link that leads out of
+ * the root (ERR_INPUT). On the loop thread, on a later turn. A file that can't be opened (permissions) goes on waiting.
+ */
 typedef void settle_cb(void *arg, const struct found *found, const struct err *err);
 
 /*
@@ -42,23 +45,32 @@ typedef void settle_cb(void *arg, const struct found *found, const struct err *e
  * threads. OPTIONS is copied (READY_MARKER too).
  */
 enum err_code settle_open(uv_loop_t *loop, const struct settle_options *options,
-                          int (*open_now)(void *state, const char *path, struct err *err), void *state,
-                          settle_cb *cb, void *arg, struct settle **ret_settle, struct err *err);
+                          int (*open_now)(void *state, const char *path, struct err *err), void *state, settle_cb *cb,
+                          void *arg, struct settle **ret_settle, struct err *err);
 
 /*
  * Something was seen at FOUND->path; begins or restarts its wait. FOUND is borrowed. FOUND_SCANNED with an mtime older
- * than settle (and not in the future) is checked for writers at once. FOUND_GONE forgets the path. FOUND_RENAMED moves a wait from FROM.
- * Marker files themselves: call with their path too; the file they stand for becomes ready.
- * Returns ERR_SYSTEM retryable when there is no room: the caller must scan again when settle_health().waiting has fallen.
+ * than settle (and not in the future) is checked for writers at once. FOUND_GONE forgets the path. FOUND_RENAMED moves
+ * a wait from FROM. Marker files themselves: call with their path too; the file they stand for becomes ready. Returns
+ * ERR_SYSTEM retryable when there is no room: the caller must scan again when settle_health().waiting has fallen.
  */
 enum err_code settle_note(struct settle *s, const struct found *found, struct err *err);
 
-/* Is a wait for PATH on? Then what is the text for `explain` ("its writer still has it open since 12:00:01"); NULL: no. */
+/* Is a wait for PATH on? Then what is the text for `explain` ("its writer still has it open since 12:00:01"); NULL: no.
+ */
 const char *settle_explain(struct settle *s, const char *path, char *ret, size_t size);
-/* Is PATH a marker of another file, not a file to load? */
+/* Is PATH a marker of another file, not a file to load? Any thread. */
 bool settle_is_marker(const struct settle *s, const char *path);
+/*
+ * Events were lost (overflow, a watch that failed): a close that is waited for may never be told. Those waits go on by
+ * standing still, as for files that no event described. Call it from source_sink.on_overflow.
+ */
+void settle_lost_events(struct settle *s);
+/* The source polls: an mtime's age counts for nothing (another machine's clock), two looks a settle apart must agree.
+ */
+void settle_set_polled(struct settle *s, bool is_polled);
 void settle_health(const struct settle *s, struct settle_health *ret_health);
-/* New times after a reload; waits already on keep theirs. */
+/* New times after a reload; waits already on keep theirs. Another marker needs another settle (and source). */
 void settle_reconfigure(struct settle *s, const struct settle_options *options);
 
 /* No callback comes after this; CLOSED comes once. */

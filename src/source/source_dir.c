@@ -199,7 +199,7 @@ static void full_finished(struct dir_source *s, struct dir_scan *scan)
     if (s->expected[0] != '\0' && strcmp(s->expected, s->identity) != 0 && !scan->is_root_lost) {
         scan->is_complete = false;
         snprintf(scan->problem, sizeof scan->problem,
-                 "the source's folder %.300s is another one than before (%s, was %s): is its disk mounted? "
+                 "the source's folder %.240s is another one than before (%.60s, was %.60s): is its disk mounted? "
                  "Nothing counts as deleted",
                  s->root, s->identity, s->expected);
     }
