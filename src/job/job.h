@@ -90,6 +90,7 @@ struct engine_options {
     uv_loop_t *loop;
     struct config *config;        /* takes a reference */
     struct ledger *ledger;
+    bool no_sources;              /* watch nothing: files come by engine_offer() */
     bool once;                    /* run --once or load: on_idle is called when all there is to do now is done */
     void (*on_idle)(void *arg);
     void *arg;

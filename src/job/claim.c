@@ -1,0 +1,333 @@
+/*
+ * claim.c -- take due rows out of the ledger and make jobs of them.
+ *
+ * claim_fn() runs in a ledger transaction on the pool: it marks the rows `loading`, settles at once what needs no file
+ * (a table that belongs to another, a version overtaken in a shared table), and collects what the others need to know.
+ */
+#include "job_internal.h"
+
+#include <stdio.h>
+
+/* How long a table whose file was renamed waits for the new name to be seen at all. */
+#define SUCCESSOR_WAIT_MS 60000
+
+struct claimed {
+    struct ledger_row *row;
+    const struct config_flow *flow;
+    const char *header;
+    bool want_hash;
+    bool is_drop;
+};
+
+struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
+{
+    struct claim *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return NULL;
+    arena_init(&c->arena);
+    c->outlet = o;
+    c->limit = limit;
+    c->max_bytes = max_bytes;
+    c->next_due_ms = INT64_MAX;
+    const struct world *w = o->world;
+    c->held = arena_alloc(&c->arena, (w->config->flow_count + w->engine->paused_count + 1) * sizeof *c->held);
+    c->items = arena_alloc(&c->arena, (limit + DROPS_AT_ONCE) * sizeof *c->items);
+    c->busy_drops = arena_alloc(&c->arena, (w->engine->job_count + 1) * sizeof *c->busy_drops);
+    if (c->held == NULL || c->items == NULL || c->busy_drops == NULL) {
+        claim_free(c);
+        return NULL;
+    }
+    /* Held: paused by reset; or a shared table before the source's first scan, when it is not known yet who is newest. */
+    size_t n = 0;
+    for (size_t i = 0; i < w->config->flow_count; i++) {
+        const struct config_flow *f = &w->config->flows[i];
+        const struct intake *in = intake_of(o->world, f->source->name);
+        bool is_shared = template_is_constant(f->table) || f->plan.mode != MODE_REPLACE;
+        if (engine_flow_paused(w->engine, f->name) || (is_shared && in != NULL && in->state != NULL && !in->is_scanned))
+            c->held[n++] = f->name;
+    }
+    const struct job *job;
+    DL_FOREACH(w->engine->jobs, job)
+    {
+        if (job->outlet == o && job->is_drop)
+            c->busy_drops[c->busy_count++] = job->row.id;
+    }
+    return c;
+}
+
+void claim_free(struct claim *c)
+{
+    if (c == NULL)
+        return;
+    arena_done(&c->arena);
+    free(c);
+}
+
+const struct config_flow *config_flow_named(const struct config *config, const char *name)
+{
+    for (size_t i = 0; i < config->flow_count; i++)
+        if (strcmp(config->flows[i].name, name) == 0)
+            return &config->flows[i];
+    return NULL;
+}
+
+static enum err_code end_row(struct ledger_tx *tx, struct ledger_row *row, enum file_state state, const char *reason,
+                             const struct config_flow *flow, struct err *err)
+{
+    row->state = state;
+    row->reason = reason;
+    row->since_ms = clock_wall_ms();
+    row->definition = flow->definition;
+    row->finish_pending = state == STATE_QUARANTINED; /* the reason file is written by a finish-only job */
+    const struct ledger_receipt r = {
+        .at_ms = row->since_ms, .source = row->source, .path = row->path, .flow = row->flow, .dest = row->dest,
+        .table = row->table, .state = state, .reason = reason, .receipt = {.dest_rows = -1}, .tries = row->tries,
+    };
+    if (ledger_receipt_put(tx, &r, err) != ERR_NONE)
+        return err->code;
+    return ledger_put(tx, row, err);
+}
+
+struct owner_search {
+    const struct ledger_row *me;
+    struct arena *arena;
+    const char *owner;
+};
+
+static bool see_owner(void *arg, const struct ledger_row *row)
+{
+    struct owner_search *s = arg;
+    if (row->id == s->me->id)
+        return true;
+    bool holds = row->was_loaded && (row->state != STATE_GONE || row->drop_pending);
+    bool comes_first = (row->state == STATE_LOADING || row->state == STATE_RETRYING) && row->id < s->me->id;
+    /* The old name of this very file: its table is ours when we are loaded. */
+    char renamed[4200];
+    snprintf(renamed, sizeof renamed, RENAMED_PREFIX "%s", s->me->path);
+    if (row->state == STATE_GONE && strcmp(row->reason, renamed) == 0)
+        return true;
+    if (row->state == STATE_GONE && row->drop_pending && row->taken_by_us)
+        return true;
+    if (holds || comes_first) {
+        s->owner = arena_strdup(s->arena, row->path);
+        return false;
+    }
+    return true;
+}
+
+/* replace with a per-file table: is somebody else's file in it? */
+static enum err_code find_owner(struct ledger_tx *tx, struct claim *c, const struct ledger_row *row, const char **ret,
+                                struct err *err)
+{
+    struct owner_search s = {.me = row, .arena = &c->arena};
+    struct ledger_query q = {.dest = row->dest, .table_key = row->table_key};
+    enum err_code code = ledger_each(tx, &q, see_owner, &s, err);
+    *ret = s.owner;
+    return code;
+}
+
+/* replace with one table for the flow: does it hold a newer version already? */
+static enum err_code is_overtaken(struct ledger_tx *tx, struct claim *c, const struct ledger_row *row, size_t index,
+                                  const char **ret_by, struct err *err)
+{
+    char key[TABLE_NAME_MAX + 128], mine[4200];
+    const char *held = NULL;
+    *ret_by = NULL;
+    /* Rows come oldest first: only the last of a table is worth loading. */
+    for (size_t i = index + 1; i < c->row_count; i++)
+        if (strcmp(c->rows[i]->table_key, row->table_key) == 0 && strcmp(c->rows[i]->flow, row->flow) == 0)
+            *ret_by = c->rows[i]->path;
+    if (*ret_by != NULL)
+        return ERR_NONE;
+    newest_key(row->dest, row->table_key, key, sizeof key);
+    if (ledger_meta_get(tx, key, &c->arena, &held, err) != ERR_NONE || held == NULL)
+        return err->code;
+    snprintf(mine, sizeof mine, "%020lld %s", (long long)row->file.mtime_ns, row->path);
+    const char *held_path = strchr(held, ' ');
+    if (held_path != NULL && strcmp(held_path + 1, row->path) != 0 && strcmp(held, mine) > 0)
+        *ret_by = held_path + 1;
+    return ERR_NONE;
+}
+
+/* What a claimed row needs before its file is opened. Sets *RET_TAKE when a job is to be made of it. */
+static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledger_row *row, size_t index, struct err *err)
+{
+    const struct config_flow *flow = config_flow_named(c->outlet->world->config, row->flow);
+    if (flow == NULL || strcmp(flow->dest->name, row->dest) != 0 || intake_of(c->outlet->world, row->source) == NULL) {
+        /* Its flow was taken out of the configuration: forget the wait, keep what was loaded as history. */
+        return ledger_delete(tx, row->id, err);
+    }
+    if (flow->plan.mode == MODE_REPLACE && !template_is_constant(flow->table) && row->table_key[0] != '\0') {
+        const char *owner = NULL;
+        if (find_owner(tx, c, row, &owner, err) != ERR_NONE)
+            return err->code;
+        if (owner != NULL) {
+            const char *reason = arena_printf(&c->arena, OWNED_PREFIX "%s: both %s and %s would replace %s; rename one of them",
+                                              owner, owner, row->path, row->table);
+            return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_QUARANTINED, reason, flow, err);
+        }
+    } else if (flow->plan.mode == MODE_REPLACE && template_is_constant(flow->table)) {
+        const char *by = NULL;
+        if (is_overtaken(tx, c, row, index, &by, err) != ERR_NONE)
+            return err->code;
+        if (by != NULL) {
+            const char *reason = arena_printf(&c->arena, "overtaken: %s is newer and replaces %s", by, row->table);
+            return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_SKIPPED, reason, flow, err);
+        }
+    }
+    struct claimed *item = &c->items[c->count];
+    *item = (struct claimed){.row = row, .flow = flow};
+    if (flow->plan.on_schema_change != SCHEMA_RECREATE && row->table_key[0] != '\0' &&
+        ledger_header_get(tx, row->dest, row->table_key, &c->arena, &item->header, err) != ERR_NONE)
+        return err->code;
+    if (ledger_version_sized(tx, row->id, row->file.size, &item->want_hash, err) != ERR_NONE)
+        return err->code;
+    item->want_hash = item->want_hash || (row->was_loaded && flow->plan.mode == MODE_APPEND);
+    c->count++;
+    return ERR_NONE;
+}
+
+/* ---- tables whose file is gone ---- */
+
+struct drop_search {
+    struct ledger_tx *tx;
+    struct claim *c;
+    struct err *err;
+    size_t found;
+};
+
+static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const struct config_flow *flow)
+{
+    struct ledger_row *copy = arena_alloc(&s->c->arena, sizeof *copy);
+    if (copy == NULL) {
+        err_nomem(s->err);
+        return false;
+    }
+    *copy = *row;
+    const char **strings[] = {&copy->source, &copy->path, &copy->flow, &copy->dest,
+                              &copy->table, &copy->table_key, &copy->reason, &copy->load_key};
+    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
+        if ((*strings[i] = arena_strdup(&s->c->arena, *strings[i])) == NULL) {
+            err_nomem(s->err);
+            return false;
+        }
+    s->c->items[s->c->count++] = (struct claimed){.row = copy, .flow = flow, .is_drop = true};
+    return ++s->found < DROPS_AT_ONCE;
+}
+
+/* May the table of a renamed file go? Only when the file is in its new table, or its new name is gone as well. */
+static bool successor_is_done(struct drop_search *s, const struct ledger_row *row)
+{
+    if (strncmp(row->reason, RENAMED_PREFIX, strlen(RENAMED_PREFIX)) != 0)
+        return true;
+    const char *path = row->reason + strlen(RENAMED_PREFIX);
+    for (int hops = 0; hops < 16; hops++) { /* mv a b; mv b c: it is c that must be loaded */
+        struct ledger_row *next;
+        if (ledger_get(s->tx, row->source, path, row->flow, &s->c->arena, &next, s->err) != ERR_NONE)
+            return false;
+        if (next == NULL)
+            return clock_wall_ms() - row->since_ms > SUCCESSOR_WAIT_MS; /* not settled yet; or it never came */
+        if (next->state == STATE_LOADED || next->state == STATE_SKIPPED)
+            return true;
+        if (next->state != STATE_GONE)
+            return false;
+        if (strncmp(next->reason, RENAMED_PREFIX, strlen(RENAMED_PREFIX)) != 0)
+            return true;
+        path = next->reason + strlen(RENAMED_PREFIX);
+    }
+    return true;
+}
+
+static bool table_is_taken(void *arg, const struct ledger_row *row)
+{
+    struct { int64_t me; bool taken; } *t = arg;
+    t->taken = t->taken || row->id != t->me;
+    return !t->taken;
+}
+
+static bool see_drop(void *arg, const struct ledger_row *row)
+{
+    struct drop_search *s = arg;
+    for (size_t i = 0; i < s->c->busy_count; i++)
+        if (s->c->busy_drops[i] == row->id)
+            return true;
+    const struct config_flow *flow = config_flow_named(s->c->outlet->world->config, row->flow);
+    for (size_t i = 0; s->c->held[i] != NULL; i++)
+        if (strcmp(s->c->held[i], row->flow) == 0)
+            return true;
+    if (flow == NULL || !successor_is_done(s, row)) {
+        if (flow != NULL && s->c->next_due_ms > clock_wall_ms() + SUCCESSOR_WAIT_MS)
+            s->c->next_due_ms = clock_wall_ms() + SUCCESSOR_WAIT_MS;
+        return s->err->code == ERR_NONE;
+    }
+    struct { int64_t me; bool taken; } t = {.me = row->id};
+    struct ledger_query q = {.dest = row->dest, .table_key = row->table_key,
+                             .states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) | STATE_BIT(STATE_RETRYING) |
+                                       STATE_BIT(STATE_LOADED) | STATE_BIT(STATE_SKIPPED)};
+    if (ledger_each(s->tx, &q, table_is_taken, &t, s->err) != ERR_NONE)
+        return false;
+    if (t.taken) { /* another file is in that table now, or is about to be: nothing to drop */
+        struct ledger_row done = *row;
+        done.drop_pending = false;
+        done.was_loaded = false;
+        return ledger_put(s->tx, &done, s->err) == ERR_NONE;
+    }
+    return copy_drop(s, row, flow);
+}
+
+static enum err_code collect_drops(struct ledger_tx *tx, struct claim *c, struct err *err)
+{
+    struct drop_search s = {.tx = tx, .c = c, .err = err};
+    struct ledger_query q = {.dest = c->outlet->config->name, .states = STATE_BIT(STATE_GONE), .drop_pending = true};
+    enum err_code code = ledger_each(tx, &q, see_drop, &s, err);
+    return code != ERR_NONE ? code : err->code;
+}
+
+enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct claim *c = arg;
+    const struct outlet *o = c->outlet;
+    const char *dest = o->config->name;
+    c->count = 0;
+    if (ledger_claim(tx, dest, clock_wall_ms(), c->limit, c->max_bytes, !o->config->ops->runs_in_order, c->held, &c->arena,
+                     &c->rows, &c->row_count, err) != ERR_NONE)
+        return err->code;
+    for (size_t i = 0; i < c->row_count; i++)
+        if (prepare(tx, c, c->rows[i], i, err) != ERR_NONE)
+            return err->code;
+    if (ledger_next_due(tx, dest, c->held, &c->next_due_ms, err) != ERR_NONE)
+        return err->code;
+    return collect_drops(tx, c, err);
+}
+
+static void take_expected(struct job *job, const struct claimed *item)
+{
+    struct err err = {0};
+    if (item->header == NULL)
+        return;
+    job->header = arena_strdup(&job->arena, item->header);
+    if (job->header != NULL && header_parse(job->header, &job->arena, &job->expect, &job->expect_count, &err) != ERR_NONE)
+        job->expect = NULL;
+}
+
+size_t claim_start_jobs(struct claim *c)
+{
+    struct outlet *o = c->outlet;
+    size_t started = 0;
+    for (size_t i = 0; i < c->count; i++) {
+        const struct claimed *item = &c->items[i];
+        struct job *job = job_new(o, item->row, item->flow);
+        if (job == NULL) { /* the row stays in `loading` until the next start finds it; say so */
+            log_error("%s: out of memory; taken up again at the next start", item->row->path);
+            continue;
+        }
+        job->is_drop = item->is_drop;
+        job->want_hash = item->want_hash;
+        take_expected(job, item);
+        started++;
+        job_start(job);
+    }
+    if (c->row_count > c->count)
+        finish_pending_start(o->world); /* rows that were quarantined without a job want their reason file */
+    return started;
+}

@@ -1,0 +1,570 @@
+/*
+ * engine.c -- opens, reloads, drains and closes; and what all parts of the engine share.
+ */
+#include "job_internal.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+const double load_bucket_bounds[LOAD_BUCKETS - 1] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120, 600};
+const char *const retry_class_names[RETRY_CLASSES] = {"input", "remote", "system", "changed"};
+
+/* ---- small things ---- */
+
+/* Thread-safe: works on the pool make keys too. E may be NULL. */
+void engine_new_key(struct engine *e, char ret[33])
+{
+    uint8_t bytes[16];
+    (void)e;
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes) {
+        int64_t now = clock_wall_ns();
+        uint64_t mono = clock_mono_ms();
+        memcpy(bytes, &now, sizeof now);
+        memcpy(bytes + 8, &mono, sizeof mono);
+    }
+    text_hex(bytes, sizeof bytes, ret);
+}
+
+uint64_t engine_random(struct engine *e)
+{
+    e->random ^= e->random << 13; /* xorshift: jitter needs no more */
+    e->random ^= e->random >> 7;
+    e->random ^= e->random << 17;
+    return e->random;
+}
+
+struct flow_counters *engine_counters(struct engine *e, const char *flow)
+{
+    for (size_t i = 0; i < e->counter_count; i++)
+        if (strcmp(e->counters[i].flow, flow) == 0)
+            return &e->counters[i];
+    struct flow_counters *grown = realloc(e->counters, (e->counter_count + 1) * sizeof *grown);
+    char *name = strdup(flow);
+    if (grown != NULL)
+        e->counters = grown;
+    if (grown == NULL || name == NULL) {
+        free(name);
+        return NULL;
+    }
+    memset(&grown[e->counter_count], 0, sizeof *grown);
+    grown[e->counter_count].flow = name;
+    return &grown[e->counter_count++];
+}
+
+bool engine_flow_paused(const struct engine *e, const char *flow)
+{
+    for (size_t i = 0; i < e->paused_count; i++)
+        if (strcmp(e->paused[i], flow) == 0)
+            return true;
+    return false;
+}
+
+void engine_pump_all(struct engine *e)
+{
+    if (e->world == NULL)
+        return;
+    for (size_t i = 0; i < e->world->outlet_count; i++)
+        outlet_pump(&e->world->outlets[i]);
+}
+
+static void rescan_lost(struct engine *e)
+{
+    for (size_t i = 0; i < e->world->intake_count; i++)
+        if (e->world->intakes[i].is_lost)
+            intake_rescan(&e->world->intakes[i]);
+}
+
+/* ---- a ledger that can't be written ---- */
+
+static enum err_code nothing_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    (void)arg;
+    /* A real write, so that a full disk says so. */
+    return ledger_meta_put(tx, "alive", "1", err);
+}
+
+static void on_ledger_timer(uv_timer_t *timer);
+
+static void on_ledger_tried(void *arg, const struct err *err)
+{
+    struct engine *e = arg;
+    e->ledger_trying = false;
+    if (e->is_closed || e->world == NULL)
+        return;
+    if (err != NULL) {
+        e->ledger_timer_on = true;
+        uv_timer_start(&e->ledger_timer, on_ledger_timer, LEDGER_RETRY_MS, 0);
+        return;
+    }
+    rescan_lost(e);
+    engine_pump_all(e);
+}
+
+static void on_ledger_timer(uv_timer_t *timer)
+{
+    struct engine *e = timer->data;
+    struct err err = {0};
+    e->ledger_timer_on = false;
+    if (ledger_run(e->ledger, nothing_fn, on_ledger_tried, e, &err) == ERR_NONE)
+        e->ledger_trying = true;
+    else
+        engine_ledger_failed(e);
+}
+
+/* Something could not be noted: look again when the ledger works, then let the scan find what was dropped. */
+void engine_ledger_failed(struct engine *e)
+{
+    if (e->ledger_timer_on || e->ledger_trying || e->is_draining || e->is_closed)
+        return;
+    e->ledger_timer_on = true;
+    uv_timer_start(&e->ledger_timer, on_ledger_timer, LEDGER_RETRY_MS, 0);
+}
+
+/* ---- worlds ---- */
+
+void world_hold(struct world *w)
+{
+    w->holds++;
+}
+
+static void world_close(struct world *w);
+
+void world_release(struct world *w)
+{
+    if (--w->holds == 0 && w->is_stopping)
+        world_close(w);
+}
+
+static void world_free(struct world *w)
+{
+    for (size_t i = 0; i < w->intake_count; i++)
+        intake_forget(&w->intakes[i]);
+    free(w->intakes);
+    free(w->outlets);
+    config_unref(w->config);
+    free(w);
+}
+
+static void engine_world_gone(struct engine *e, struct world *w)
+{
+    if (e->old == w)
+        e->old = NULL;
+    if (e->world == w)
+        e->world = NULL;
+    world_free(w);
+    if (e->world != NULL)
+        engine_pump_all(e);
+    else if (e->is_closed)
+        engine_finish_close(e);
+}
+
+static void one_closed(struct world *w)
+{
+    if (--w->closing == 0)
+        engine_world_gone(w->engine, w);
+}
+
+static void on_driver_closed(void *arg)
+{
+    one_closed(arg);
+}
+
+static void on_world_handle_closed(uv_handle_t *handle)
+{
+    struct intake *in = handle->data;
+    one_closed(in->world);
+}
+
+static void on_outlet_timer_closed(uv_handle_t *handle)
+{
+    struct outlet *o = handle->data;
+    one_closed(o->world);
+}
+
+/* Nothing uses it any more: settle, drivers and handles close; the last one to answer frees it. */
+static void world_close(struct world *w)
+{
+    if (w->is_closing)
+        return;
+    w->is_closing = true;
+    w->closing = 1;
+    for (size_t i = 0; i < w->intake_count; i++) {
+        struct intake *in = &w->intakes[i];
+        if (in->settle != NULL) {
+            w->closing++;
+            settle_close(in->settle, on_driver_closed, w);
+        }
+        if (in->state != NULL) {
+            w->closing++;
+            in->config->ops->close(in->state, on_driver_closed, w);
+        }
+        if (in->gone_timer.data != NULL) {
+            w->closing++;
+            uv_close((uv_handle_t *)&in->gone_timer, on_world_handle_closed);
+        }
+    }
+    for (size_t i = 0; i < w->outlet_count; i++) {
+        struct outlet *o = &w->outlets[i];
+        if (o->state != NULL) {
+            w->closing++;
+            o->config->ops->close(o->state, on_driver_closed, w);
+        }
+        if (o->timer.data != NULL) {
+            w->closing++;
+            uv_close((uv_handle_t *)&o->timer, on_outlet_timer_closed);
+        }
+    }
+    one_closed(w);
+}
+
+/* Take nothing new. It closes when the last job, ledger work or probe has let go of it. */
+static void world_stop(struct world *w)
+{
+    if (w->is_stopping)
+        return;
+    w->is_stopping = true;
+    for (size_t i = 0; i < w->intake_count; i++)
+        uv_timer_stop(&w->intakes[i].gone_timer);
+    for (size_t i = 0; i < w->outlet_count; i++)
+        outlet_stop(&w->outlets[i]);
+    world_hold(w);
+    world_release(w);
+}
+
+static const char *stored_root(const struct engine *e, const char *source)
+{
+    char key[256];
+    snprintf(key, sizeof key, "root:%s", source);
+    for (size_t i = 0; i < e->root_count; i++)
+        if (strcmp(e->roots[i].key, key) == 0)
+            return e->roots[i].value;
+    return "";
+}
+
+static enum err_code world_new(struct engine *e, struct config *config, struct world **ret, struct err *err)
+{
+    struct world *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return err_nomem(err);
+    w->engine = e;
+    w->config = config_ref(config);
+    w->intakes = calloc(config->source_count + 1, sizeof *w->intakes);
+    w->outlets = calloc(config->dest_count + 1, sizeof *w->outlets);
+    *ret = w;
+    if (w->intakes == NULL || w->outlets == NULL)
+        return err_nomem(err);
+    for (size_t i = 0; i < config->dest_count; i++) {
+        w->outlets[i].world = w;
+        w->outlet_count = i + 1;
+        if (outlet_open(&w->outlets[i], &config->dests[i], err) != ERR_NONE)
+            return err_wrap(err, "destination %s", config->dests[i].name);
+    }
+    for (size_t i = 0; i < config->source_count; i++) {
+        w->intakes[i].world = w;
+        w->intake_count = i + 1;
+        if (intake_open(&w->intakes[i], &config->sources[i], stored_root(e, config->sources[i].name), err) != ERR_NONE)
+            return err->code;
+    }
+    return ERR_NONE;
+}
+
+static void world_start(struct world *w)
+{
+    for (size_t i = 0; i < w->outlet_count; i++)
+        outlet_connect(&w->outlets[i]);
+    finish_pending_start(w);
+}
+
+/* ---- open ---- */
+
+static enum err_code load_start_facts(struct engine *e, const struct config *config, struct err *err)
+{
+    struct ledger_tx *tx;
+    char path[sizeof e->state_dir + 16];
+    snprintf(path, sizeof path, "%s/ledger.db", e->state_dir);
+    if (ledger_tx_open(path, false, &tx, err) != ERR_NONE)
+        return err->code;
+    struct arena arena;
+    arena_init(&arena);
+    uint64_t requeued = 0;
+    enum err_code code = ledger_requeue_loading(tx, &requeued, err);
+    const char *instance = NULL;
+    if (code == ERR_NONE)
+        code = ledger_meta_get(tx, "instance", &arena, &instance, err);
+    char fresh[33];
+    if (code == ERR_NONE && (instance == NULL || config->instance[0] != '\0')) {
+        engine_new_key(e, fresh);
+        const char *want = config->instance[0] != '\0' ? config->instance : fresh;
+        if (instance == NULL || strcmp(want, instance) != 0)
+            code = ledger_meta_put(tx, "instance", want, err);
+        instance = want;
+    }
+    if (code == ERR_NONE && (e->instance = strdup(instance)) == NULL)
+        code = err_nomem(err);
+    if (code == ERR_NONE)
+        code = engine_read_roots(e, tx, config, err);
+    arena_done(&arena);
+    struct err close_err = {0};
+    if (ledger_tx_close(tx, code == ERR_NONE, &close_err) != ERR_NONE && code == ERR_NONE)
+        code = err_set(err, close_err.code, close_err.retryable, "%s", close_err.text);
+    if (code == ERR_NONE && requeued > 0)
+        log_info("%llu loads were cut off by the last stop; they are taken up again", (unsigned long long)requeued);
+    return code;
+}
+
+/* Root identities of all sources, read once: a source must know them before its first scan. */
+enum err_code engine_read_roots(struct engine *e, struct ledger_tx *tx, const struct config *config, struct err *err)
+{
+    struct arena arena;
+    arena_init(&arena);
+    e->roots = calloc(config->source_count + 1, sizeof *e->roots);
+    enum err_code code = e->roots == NULL ? err_nomem(err) : ERR_NONE;
+    for (size_t i = 0; i < config->source_count && code == ERR_NONE; i++) {
+        struct engine_root *r = &e->roots[e->root_count];
+        const char *value = NULL;
+        snprintf(r->key, sizeof r->key, "root:%s", config->sources[i].name);
+        code = ledger_meta_get(tx, r->key, &arena, &value, err);
+        if (code == ERR_NONE && value != NULL) {
+            snprintf(r->value, sizeof r->value, "%s", value);
+            e->root_count++;
+        }
+    }
+    arena_done(&arena);
+    return code;
+}
+
+enum err_code engine_open(const struct engine_options *options, struct engine **ret, struct err *err)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return err_nomem(err);
+    e->loop = options->loop;
+    e->ledger = options->ledger;
+    e->once = options->once;
+    e->no_sources = options->no_sources;
+    e->on_idle = options->on_idle;
+    e->arg = options->arg;
+    e->started_ms = clock_wall_ms();
+    e->random = (uint64_t)clock_wall_ns() | 1;
+    if (getrandom(&e->random, sizeof e->random, GRND_NONBLOCK) < 0)
+        e->random |= 1;
+    e->random |= 1;
+    snprintf(e->state_dir, sizeof e->state_dir, "%s", options->config->state);
+    snprintf(e->quarantine_dir, sizeof e->quarantine_dir, "%s/quarantine", e->state_dir);
+    if (load_start_facts(e, options->config, err) != ERR_NONE) {
+        free(e->instance);
+        free(e->roots);
+        free(e);
+        return err->code;
+    }
+    uv_timer_init(e->loop, &e->grace_timer);
+    uv_timer_init(e->loop, &e->ledger_timer);
+    e->grace_timer.data = e->ledger_timer.data = e;
+    *ret = e;
+    struct world *w = NULL;
+    enum err_code code = world_new(e, options->config, &w, err);
+    e->world = w;
+    if (code != ERR_NONE) {
+        e->is_draining = true; /* the caller closes it */
+        if (w != NULL)
+            world_stop(w);
+        return code;
+    }
+    for (size_t i = 0; i < options->config->flow_count; i++)
+        engine_counters(e, options->config->flows[i].name);
+    world_start(w);
+    return ERR_NONE;
+}
+
+enum err_code engine_reload(struct engine *e, struct config *config, struct err *err)
+{
+    if (e->is_draining || e->world == NULL)
+        return err_set(err, ERR_STOPPED, false, "chute is stopping");
+    if (e->old != NULL)
+        return err_set(err, ERR_SYSTEM, true, "the last reload has not finished: loads of the configuration before it are still running; try again");
+    for (size_t i = 0; i < e->world->intake_count; i++) /* what was accepted since the start */
+        engine_remember_root(e, &e->world->intakes[i]);
+    struct world *w = NULL;
+    if (world_new(e, config, &w, err) != ERR_NONE) {
+        if (w != NULL)
+            world_stop(w); /* frees itself; the present world goes on */
+        return err->code;
+    }
+    for (size_t i = 0; i < config->flow_count; i++)
+        engine_counters(e, config->flows[i].name);
+    e->old = e->world;
+    e->world = w;
+    world_stop(e->old);
+    world_start(w);
+    return ERR_NONE;
+}
+
+void engine_remember_root(struct engine *e, const struct intake *in)
+{
+    if (in->root_identity[0] == '\0')
+        return;
+    char key[sizeof e->roots[0].key];
+    snprintf(key, sizeof key, "root:%s", in->config->name);
+    for (size_t i = 0; i < e->root_count; i++)
+        if (strcmp(e->roots[i].key, key) == 0) {
+            snprintf(e->roots[i].value, sizeof e->roots[i].value, "%s", in->root_identity);
+            return;
+        }
+    struct engine_root *grown = realloc(e->roots, (e->root_count + 1) * sizeof *grown);
+    if (grown == NULL)
+        return; /* then the root counts as a new one */
+    e->roots = grown;
+    snprintf(grown[e->root_count].key, sizeof key, "%s", key);
+    snprintf(grown[e->root_count].value, sizeof grown->value, "%s", in->root_identity);
+    e->root_count++;
+}
+
+/* ---- idle, drain, close ---- */
+
+static enum err_code idle_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct engine *e = arg;
+    uint64_t waiting = 0, drops = 0;
+    const struct ledger_query q = {.states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) | STATE_BIT(STATE_RETRYING) |
+                                             STATE_BIT(STATE_SETTLING)};
+    const struct ledger_query d = {.states = STATE_BIT(STATE_GONE), .drop_pending = true};
+    if (ledger_count(tx, &q, &waiting, err) != ERR_NONE || ledger_count(tx, &d, &drops, err) != ERR_NONE)
+        return err->code;
+    e->idle_waiting = waiting + drops;
+    return ERR_NONE;
+}
+
+static bool is_quiet(const struct engine *e)
+{
+    if (e->world == NULL || e->job_count > 0 || e->resets > 0 || e->old != NULL)
+        return false;
+    for (size_t i = 0; i < e->world->intake_count; i++)
+        if (!intake_is_quiet(&e->world->intakes[i]))
+            return false;
+    for (size_t i = 0; i < e->world->outlet_count; i++)
+        if (e->world->outlets[i].is_claiming || e->world->outlets[i].is_connecting)
+            return false;
+    return true;
+}
+
+static void on_idle_checked(void *arg, const struct err *err)
+{
+    struct engine *e = arg;
+    e->is_idle_checking = false;
+    bool again = e->idle_again;
+    e->idle_again = false;
+    if (err == NULL && e->idle_waiting == 0 && !again && is_quiet(e) && !e->idle_told && !e->is_draining) {
+        e->idle_told = true;
+        if (e->on_idle != NULL)
+            e->on_idle(e->arg);
+    } else if (again) {
+        engine_check_idle(e);
+    }
+}
+
+/* run --once: is all there is to do now done? Nothing in memory, and no row that waits. */
+void engine_check_idle(struct engine *e)
+{
+    if (!e->once || e->is_draining || e->idle_told)
+        return;
+    if (e->is_idle_checking) {
+        e->idle_again = true;
+        return;
+    }
+    struct err err = {0};
+    if (is_quiet(e) && ledger_run(e->ledger, idle_fn, on_idle_checked, e, &err) == ERR_NONE)
+        e->is_idle_checking = true;
+}
+
+static void check_drained(struct engine *e)
+{
+    if (!e->is_draining || e->job_count > 0 || e->drained == NULL)
+        return;
+    void (*drained)(void *) = e->drained;
+    e->drained = NULL;
+    uv_timer_stop(&e->grace_timer);
+    drained(e->drained_arg);
+}
+
+void engine_job_ended(struct engine *e)
+{
+    check_drained(e);
+    engine_check_idle(e);
+}
+
+static void on_grace_over(uv_timer_t *timer)
+{
+    struct engine *e = timer->data;
+    struct job *job, *tmp;
+    log_warn("%u loads have not finished in time and are stopped; they are taken up again at the next start", e->job_count);
+    DL_FOREACH_SAFE(e->jobs, job, tmp) job_abort(job);
+}
+
+void engine_drain(struct engine *e, uint64_t grace_ms, void (*drained)(void *arg), void *arg)
+{
+    e->is_draining = true;
+    e->drained = drained;
+    e->drained_arg = arg;
+    if (e->old != NULL)
+        world_stop(e->old);
+    uv_timer_start(&e->grace_timer, on_grace_over, grace_ms, 0);
+    if (e->job_count == 0) /* never from inside this call: the timer comes on the next turn */
+        uv_timer_start(&e->grace_timer, on_nothing_to_drain, 0, 0);
+    if (e->world != NULL)
+        world_stop(e->world);
+}
+
+void on_nothing_to_drain(uv_timer_t *timer)
+{
+    check_drained(timer->data);
+}
+
+static void on_engine_handle_closed(uv_handle_t *handle)
+{
+    struct engine *e = handle->data;
+    if (--e->handles > 0)
+        return;
+    void (*closed)(void *) = e->closed;
+    void *arg = e->closed_arg;
+    for (size_t i = 0; i < e->counter_count; i++)
+        free((char *)(uintptr_t)e->counters[i].flow);
+    for (size_t i = 0; i < e->paused_count; i++)
+        free(e->paused[i]);
+    free(e->counters);
+    free(e->paused);
+    free(e->roots);
+    free(e->instance);
+    free(e);
+    closed(arg);
+}
+
+void engine_finish_close(struct engine *e)
+{
+    if (e->world != NULL || e->old != NULL || e->handles > 0)
+        return;
+    e->handles = 2;
+    uv_close((uv_handle_t *)&e->grace_timer, on_engine_handle_closed);
+    uv_close((uv_handle_t *)&e->ledger_timer, on_engine_handle_closed);
+}
+
+void engine_close(struct engine *e, void (*closed)(void *arg), void *arg)
+{
+    e->is_closed = true;
+    e->is_draining = true;
+    e->closed = closed;
+    e->closed_arg = arg;
+    uv_timer_stop(&e->ledger_timer);
+    if (e->old != NULL)
+        world_stop(e->old);
+    if (e->world != NULL)
+        world_stop(e->world);
+    engine_finish_close(e);
+}
+
+void engine_totals(const struct engine *e, uint64_t ret[FILE_STATES])
+{
+    memcpy(ret, e->totals, sizeof e->totals);
+}

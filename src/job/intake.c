@@ -1,0 +1,558 @@
+/*
+ * intake.c -- one source: what it sees goes through settle into the ledger.
+ *
+ * Events are hints: whatever is dropped here for want of room or of a ledger is found again by a scan, and is_lost
+ * remembers that one is owed.
+ */
+#include "job_internal.h"
+
+#include <stdio.h>
+
+static void note_chunk_on(struct intake *in);
+
+struct intake *intake_of(struct world *w, const char *source)
+{
+    for (size_t i = 0; i < w->intake_count; i++)
+        if (strcmp(w->intakes[i].config->name, source) == 0)
+            return &w->intakes[i];
+    return NULL;
+}
+
+enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size, struct err *err)
+{
+    struct template_facts facts = {.path = path, .flow = flow->name, .host = "", .port = ""};
+    struct buf name;
+    buf_init(&name);
+    template_expand(flow->table, &facts, &name);
+    enum err_code code = name.failed ? err_nomem(err)
+                                     : flow->dest->ops->table_name(name.data, flow->plan.names, ret, ret_key, size, err);
+    if (code != ERR_NONE)
+        err_wrap(err, "table name from %s", flow->table);
+    buf_done(&name);
+    return code;
+}
+
+/* ---- a whole version goes into the ledger ---- */
+
+static bool is_unended(enum file_state s)
+{
+    return s == STATE_QUEUED || s == STATE_LOADING || s == STATE_RETRYING || s == STATE_SETTLING || s == STATE_SEEN;
+}
+
+/* A version that waited and is overtaken leaves a line in the history. */
+static enum err_code tell_overtaken(struct ledger_tx *tx, const struct ledger_row *row, int64_t now_ms, struct err *err)
+{
+    const struct ledger_receipt r = {
+        .at_ms = now_ms, .source = row->source, .path = row->path, .flow = row->flow, .dest = row->dest, .table = row->table,
+        .state = STATE_SKIPPED, .reason = "overtaken by a newer version of the file",
+        .receipt = {.dest_rows = -1, .bytes = row->file.size}, .tries = row->tries,
+    };
+    return ledger_receipt_put(tx, &r, err);
+}
+
+enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct config_flow *flow, const char *path,
+                           const struct file_id *id, const char *new_key, int64_t now_ms, struct err *err)
+{
+    struct arena arena;
+    arena_init(&arena);
+    struct ledger_row *row = NULL;
+    enum err_code code = ledger_get(tx, in->config->name, path, flow->name, &arena, &row, err);
+    if (code != ERR_NONE)
+        goto free_arena;
+    char table[TABLE_NAME_MAX] = "", key[TABLE_NAME_MAX] = "", again[256];
+    struct err name_err = {0};
+    if (flow_table(flow, path, table, key, sizeof table, &name_err) != ERR_NONE)
+        table[0] = key[0] = '\0'; /* the job says so when it is opened */
+    struct ledger_row fresh = {.source = in->config->name, .path = path, .flow = flow->name, .dest = flow->dest->name,
+                               .reason = "", .state = STATE_SEEN};
+    bool is_new = row == NULL;
+    if (is_new)
+        row = &fresh;
+    else if (file_id_same(&row->file, id) && row->state != STATE_GONE && row->state != STATE_SETTLING &&
+             !(row->state == STATE_QUARANTINED && row->definition != flow->definition) && strcmp(row->dest, flow->dest->name) == 0)
+        goto free_arena; /* known */
+    bool same_version = !is_new && file_id_same(&row->file, id) && row->state == STATE_SETTLING;
+    if (!is_new && (row->state == STATE_QUEUED || row->state == STATE_RETRYING) && row->file.size + (uint64_t)row->file.mtime_ns > 0 &&
+        (code = tell_overtaken(tx, row, now_ms, err)) != ERR_NONE)
+        goto free_arena;
+    /* A file that chute or the user took away and that comes back is a new one, not a changed one; what it loaded stays known. */
+    if (row->state == STATE_GONE || row->taken_by_us) {
+        bool table_stays = flow->plan.mode == MODE_REPLACE && row->state != STATE_GONE;
+        row->was_loaded = row->was_loaded && (table_stays || row->drop_pending);
+        row->drop_pending = false;
+    }
+    /* The key of a version that has not ended stays: the destination may have committed under it (DESIGN.md). */
+    if (is_new || !is_unended(row->state))
+        row->load_key = new_key;
+    row->reason = "";
+    if (!is_new && row->state == STATE_QUARANTINED) {
+        snprintf(again, sizeof again, AGAIN_PREFIX "a new version");
+        row->reason = again;
+    }
+    if (row->state != STATE_LOADING) {
+        row->state = STATE_QUEUED;
+        row->since_ms = now_ms;
+    }
+    if (!same_version)
+        row->seen_ms = now_ms;
+    row->file = *id;
+    row->dest = flow->dest->name;
+    row->table = table;
+    row->table_key = key;
+    row->tries = 0;
+    row->failed_ms = 0;
+    row->next_try_ms = 0;
+    row->taken_by_us = false;
+    row->finish_pending = false;
+    row->definition = flow->definition;
+    code = ledger_put(tx, row, err);
+free_arena:
+    arena_done(&arena);
+    return code;
+}
+
+struct note_work {
+    struct intake *in;
+    struct observed *list;
+    struct observed *maybe_renamed; /* same inode as a known file of another path: look whether that one is gone */
+};
+
+struct inode_search {
+    const char *path;
+    const struct file_id *id;
+    bool found;
+};
+
+static bool see_inode(void *arg, const struct ledger_row *row)
+{
+    struct inode_search *s = arg;
+    s->found = strcmp(row->path, s->path) != 0 && row->file.size == s->id->size && row->file.mtime_ns == s->id->mtime_ns;
+    return !s->found;
+}
+
+/* Is there a file of this inode under another name in the ledger, while this name is new? Then it may have been renamed while we did not look. */
+static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, const struct observed *o, bool *ret, struct err *err)
+{
+    *ret = false;
+    if (o->skip_inode || o->id.inode == 0)
+        return ERR_NONE;
+    uint64_t known = 0;
+    struct ledger_query by_path = {.source = in->config->name, .path = o->path, .limit = 1};
+    if (ledger_count(tx, &by_path, &known, err) != ERR_NONE || known > 0)
+        return err->code;
+    struct inode_search s = {.path = o->path, .id = &o->id};
+    struct ledger_query q = {.source = in->config->name, .inode = o->id.inode, .dev = o->id.dev,
+                             .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE)};
+    enum err_code code = ledger_each(tx, &q, see_inode, &s, err);
+    *ret = s.found;
+    return code;
+}
+
+static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct note_work *work = arg;
+    struct intake *in = work->in;
+    int64_t now_ms = clock_wall_ms();
+    struct observed *o, *tmp;
+    LL_FOREACH_SAFE(work->list, o, tmp)
+    {
+        bool maybe;
+        if (may_be_renamed(tx, in, o, &maybe, err) != ERR_NONE)
+            return err->code;
+        if (maybe) {
+            LL_DELETE(work->list, o);
+            LL_PREPEND(work->maybe_renamed, o);
+            continue;
+        }
+        for (size_t i = 0; i < in->flow_count; i++) {
+            char key[33];
+            engine_new_key(NULL, key);
+            if (config_flow_takes(in->flows[i], o->path) &&
+                note_version(tx, in, in->flows[i], o->path, &o->id, key, now_ms, err) != ERR_NONE)
+                return err->code;
+        }
+    }
+    return ERR_NONE;
+}
+
+static void free_observed(struct observed *list)
+{
+    struct observed *o, *tmp;
+    LL_FOREACH_SAFE(list, o, tmp) free(o);
+}
+
+static void on_noted(void *arg, const struct err *err)
+{
+    struct note_work *work = arg;
+    struct intake *in = work->in;
+    struct world *w = in->world;
+    in->is_flushing = false;
+    if (err != NULL) {
+        in->is_lost = true;
+        engine_ledger_failed(w->engine);
+    } else if (work->maybe_renamed != NULL) {
+        renames_look(in, work->maybe_renamed);
+        work->maybe_renamed = NULL;
+    }
+    free_observed(work->list);
+    free_observed(work->maybe_renamed);
+    free(work);
+    intake_flush(in);
+    note_chunk_on(in);
+    intake_scan_settled(in);
+    engine_pump_all(w->engine);
+    engine_check_idle(w->engine);
+    world_release(w);
+}
+
+void intake_flush(struct intake *in)
+{
+    struct engine *e = in->world->engine;
+    if (in->is_flushing || in->settled == NULL || in->world->is_closing)
+        return;
+    struct note_work *work = calloc(1, sizeof *work);
+    struct err err = {0};
+    if (work == NULL) {
+        in->is_lost = true;
+        free_observed(in->settled);
+    } else {
+        work->in = in;
+        work->list = in->settled;
+    }
+    in->settled = NULL;
+    in->settled_count = 0;
+    if (work == NULL || ledger_run(e->ledger, note_fn, on_noted, work, &err) != ERR_NONE) {
+        in->is_lost = true;
+        if (work != NULL)
+            free_observed(work->list);
+        free(work);
+        engine_ledger_failed(e);
+        return;
+    }
+    in->is_flushing = true;
+    world_hold(in->world);
+}
+
+void intake_observe(struct intake *in, const char *path, const struct file_id *id)
+{
+    size_t size = strlen(path) + 1;
+    struct observed *o = in->settled_count < SETTLED_MAX ? calloc(1, sizeof *o + size) : NULL;
+    if (o == NULL) {
+        in->is_lost = true;
+        engine_ledger_failed(in->world->engine);
+        return;
+    }
+    memcpy(o->path, path, size);
+    o->id = *id;
+    LL_PREPEND(in->settled, o);
+    in->settled_count++;
+}
+
+static void on_settled(void *arg, const struct found *found, const struct err *err)
+{
+    struct intake *in = arg;
+    if (err == NULL || err->code == ERR_NONE) {
+        if (!settle_is_marker(in->settle, found->path))
+            intake_observe(in, found->path, &found->id);
+        intake_flush(in);
+    } else if (err->code == ERR_INPUT) {
+        intake_gone(in, found->path);
+    }
+    note_chunk_on(in);
+    intake_scan_settled(in);
+    engine_check_idle(in->world->engine);
+}
+
+static void note_to_settle(struct intake *in, const struct found *found)
+{
+    struct err err = {0};
+    if (settle_note(in->settle, found, &err) != ERR_NONE)
+        in->is_lost = true;
+}
+
+void intake_settle_again(struct intake *in, const char *path, const struct file_id *id)
+{
+    if (in == NULL || in->settle == NULL || in->world->is_stopping)
+        return;
+    struct found found = {.path = path, .how = FOUND_SCANNED, .id = *id};
+    found.id.mtime_ns = INT64_MAX / 2; /* it moved a moment ago: never "old enough at once" */
+    note_to_settle(in, &found);
+}
+
+/* ---- what a source says ---- */
+
+static bool is_wanted(void *arg, const char *path)
+{
+    struct intake *in = arg;
+    if (in->settle != NULL && settle_is_marker(in->settle, path))
+        return true;
+    for (size_t i = 0; i < in->flow_count; i++)
+        if (config_flow_takes(in->flows[i], path))
+            return true;
+    return false;
+}
+
+static void on_found(void *arg, const struct found *found)
+{
+    struct intake *in = arg;
+    if (in->world->is_stopping)
+        return;
+    switch (found->how) {
+    case FOUND_FOLDER:
+        break;
+    case FOUND_FOLDER_RENAMED:
+        intake_renamed(in, found->from, found->path, true);
+        break;
+    case FOUND_FOLDER_GONE:
+        sweep_start(in, found->path, true);
+        break;
+    case FOUND_GONE:
+        note_to_settle(in, found);
+        intake_gone(in, found->path);
+        break;
+    case FOUND_RENAMED:
+        if (found->from != NULL)
+            intake_renamed(in, found->from, found->path, false);
+        note_to_settle(in, found);
+        break;
+    case FOUND_WRITING:
+    case FOUND_CLOSED:
+        job_change_seen(in->world->engine, in, found->path);
+        note_to_settle(in, found);
+        break;
+    case FOUND_SCANNED:
+        note_to_settle(in, found);
+        break;
+    }
+}
+
+static void on_overflow(void *arg)
+{
+    struct intake *in = arg;
+    in->world->engine->overflows++;
+    log_warn("source %s: the kernel dropped events; scanning", in->config->name);
+}
+
+static void on_health(void *arg)
+{
+    struct intake *in = arg;
+    engine_check_idle(in->world->engine);
+}
+
+/* ---- scans ---- */
+
+/* Which of the scanned paths are not known as they are? Those in an end state with equal stat need no look. */
+static enum err_code compare_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct intake *in = arg;
+    struct arena arena;
+    arena_init(&arena);
+    enum err_code code = ERR_NONE;
+    for (size_t c = 0; c < in->chunk_count && code == ERR_NONE; c++) {
+        const struct found *f = &in->chunk[c];
+        in->chunk_needed[c] = f->how != FOUND_FOLDER && settle_is_marker(in->settle, f->path);
+        for (size_t i = 0; i < in->flow_count && f->how != FOUND_FOLDER && code == ERR_NONE; i++) {
+            if (!config_flow_takes(in->flows[i], f->path))
+                continue;
+            struct ledger_row *row;
+            code = ledger_get(tx, in->config->name, f->path, in->flows[i]->name, &arena, &row, err);
+            if (code != ERR_NONE)
+                break;
+            bool known = row != NULL && file_id_same(&row->file, &f->id) && row->state != STATE_GONE &&
+                         row->state != STATE_SETTLING && strcmp(row->dest, in->flows[i]->dest->name) == 0 &&
+                         !(row->state == STATE_QUARANTINED && row->definition != in->flows[i]->definition);
+            in->chunk_needed[c] = in->chunk_needed[c] || !known;
+        }
+        if (c % 64 == 63) {
+            arena_done(&arena);
+            arena_init(&arena);
+        }
+    }
+    arena_done(&arena);
+    return code;
+}
+
+static void on_compared(void *arg, const struct err *err)
+{
+    struct intake *in = arg;
+    struct world *w = in->world;
+    in->is_checking = false;
+    in->chunk_next = 0;
+    if (err != NULL) {
+        in->is_lost = true;
+        in->chunk_next = in->chunk_count; /* the scan that follows recovery comes by again */
+        engine_ledger_failed(w->engine);
+    }
+    note_chunk_on(in);
+    world_release(w);
+}
+
+/* Hand the rest of the chunk to settle as far as there is room; then let the scan go on. */
+static void note_chunk_on(struct intake *in)
+{
+    if (in->chunk == NULL || in->is_checking || in->world->is_stopping)
+        return;
+    struct settle_health health;
+    while (in->chunk_next < in->chunk_count) {
+        if (in->chunk_needed[in->chunk_next]) {
+            settle_health(in->settle, &health);
+            struct err err = {0};
+            if (health.waiting + in->settled_count >= SETTLED_MAX / 2 ||
+                settle_note(in->settle, &in->chunk[in->chunk_next], &err) != ERR_NONE)
+                return; /* on_settled() comes back here */
+        }
+        in->chunk_next++;
+    }
+    in->chunk = NULL;
+    in->config->ops->scan_resume(in->state);
+}
+
+static void on_scanned(void *arg, const struct found *found, size_t count)
+{
+    struct intake *in = arg;
+    in->chunk = found;
+    in->chunk_count = count;
+    in->chunk_next = 0;
+    if (in->world->is_stopping)
+        return; /* the source is being closed */
+    in->is_checking = true;
+    world_hold(in->world);
+    struct err err = {0};
+    if (ledger_run(in->world->engine->ledger, compare_fn, on_compared, in, &err) != ERR_NONE) {
+        in->is_checking = false;
+        in->is_lost = true;
+        in->chunk = NULL;
+        world_release(in->world);
+        engine_ledger_failed(in->world->engine);
+        in->config->ops->scan_resume(in->state);
+    }
+}
+
+static void on_scan_done(void *arg, const struct scan_result *result)
+{
+    struct intake *in = arg;
+    if (in->world->is_stopping)
+        return;
+    log_debug("source %s: scanned %llu files in %llu folders%s", in->config->name, (unsigned long long)result->files,
+              (unsigned long long)result->folders, result->is_complete ? "" : " (not all could be listed)");
+    in->scan_over = true;
+    if (result->is_complete || in->force_deletes)
+        sweep_start(in, NULL, false);
+    intake_scan_settled(in);
+    engine_check_idle(in->world->engine);
+}
+
+/* After the first scan: once all it found is in the ledger, flows with a shared table may start. */
+void intake_scan_settled(struct intake *in)
+{
+    if (in->is_scanned || !in->scan_over || in->chunk != NULL || in->is_flushing || in->settled != NULL)
+        return;
+    in->is_scanned = true;
+    engine_pump_all(in->world->engine);
+}
+
+void intake_rescan(struct intake *in)
+{
+    if (in->state == NULL || in->world->is_stopping)
+        return;
+    in->is_lost = false;
+    in->scan_over = false;
+    in->config->ops->scan(in->state);
+}
+
+bool intake_is_quiet(const struct intake *in)
+{
+    if (in->state == NULL)
+        return in->settled == NULL && !in->is_flushing;
+    struct source_health source;
+    struct settle_health settle;
+    in->config->ops->health(in->state, &source);
+    settle_health(in->settle, &settle);
+    return in->is_scanned && in->scan_over && in->chunk == NULL && in->settled == NULL && !in->is_flushing && !in->is_lost &&
+           settle.waiting == 0 && in->gone == NULL && !in->is_probing_gone && in->sweep == NULL && in->looking == 0;
+}
+
+/* ---- open and stop ---- */
+
+static int max_depth(const struct intake *in)
+{
+    int depth = 0;
+    for (size_t i = 0; i < in->flow_count; i++)
+        for (size_t g = 0; g < in->flows[i]->include.count; g++) {
+            int d = glob_depth(in->flows[i]->include.items[g]);
+            if (d < 0)
+                return -1;
+            depth = d > depth ? d : depth;
+        }
+    return depth;
+}
+
+/* The state folder and the folders files are moved to are never input. */
+static const char **folders_to_avoid(const struct intake *in)
+{
+    const struct config *config = in->world->config;
+    const char **avoid = calloc(config->flow_count * 2 + 2, sizeof *avoid);
+    if (avoid == NULL)
+        return NULL;
+    size_t n = 0;
+    avoid[n++] = config->state;
+    for (size_t i = 0; i < config->flow_count; i++) {
+        if (config->flows[i].after_success == AFTER_MOVE)
+            avoid[n++] = config->flows[i].after_success_dir;
+        if (config->flows[i].after_failure == AFTER_MOVE)
+            avoid[n++] = config->flows[i].after_failure_dir;
+    }
+    return avoid;
+}
+
+static enum err_code collect_flows(struct intake *in, struct err *err)
+{
+    const struct config *config = in->world->config;
+    in->flows = calloc(config->flow_count + 1, sizeof *in->flows);
+    if (in->flows == NULL)
+        return err_nomem(err);
+    for (size_t i = 0; i < config->flow_count; i++)
+        if (config->flows[i].source == in->config)
+            in->flows[in->flow_count++] = &config->flows[i];
+    return ERR_NONE;
+}
+
+enum err_code intake_open(struct intake *in, const struct config_source *config, const char *root_identity, struct err *err)
+{
+    struct engine *e = in->world->engine;
+    in->config = config;
+    uv_timer_init(e->loop, &in->gone_timer);
+    in->gone_timer.data = in;
+    if (collect_flows(in, err) != ERR_NONE)
+        return err->code;
+    if (e->no_sources) {
+        in->is_scanned = in->scan_over = true;
+        return ERR_NONE;
+    }
+    in->avoid = folders_to_avoid(in);
+    if (in->avoid == NULL)
+        return err_nomem(err);
+    const struct source_sink sink = {.arg = in, .on_found = on_found, .on_overflow = on_overflow, .on_scanned = on_scanned,
+                                     .on_scan_done = on_scan_done, .on_health = on_health};
+    if (config->ops->open(config->options, e->loop, &sink, max_depth(in), in->avoid, is_wanted, in, &in->state, err) != ERR_NONE)
+        return err_wrap(err, "source %s", config->name);
+    snprintf(in->root_identity, sizeof in->root_identity, "%s", root_identity != NULL ? root_identity : "");
+    if (config->ops->expect_root != NULL)
+        config->ops->expect_root(in->state, root_identity != NULL ? root_identity : "");
+    const struct settle_options options = {.debounce_ms = config->debounce_ms, .settle_ms = config->settle_ms,
+                                           .ready_marker = config->ready_marker, .max_tickets = SETTLED_MAX};
+    if (settle_open(e->loop, &options, config->ops->open_now, in->state, on_settled, in, &in->settle, err) != ERR_NONE)
+        return err_wrap(err, "source %s", config->name);
+    return ERR_NONE;
+}
+
+void intake_forget(struct intake *in)
+{
+    free_observed(in->settled);
+    in->settled = NULL;
+    struct gone_path *g, *tmp;
+    LL_FOREACH_SAFE(in->gone, g, tmp) free(g);
+    in->gone = NULL;
+    free(in->flows);
+    free(in->avoid);
+}

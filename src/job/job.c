@@ -1,0 +1,664 @@
+/*
+ * job.c -- the states of one job. DESIGN.md has the picture and what a kill between two states leaves.
+ *
+ * Callbacks do no deciding: they store what they were told and call job_resume(). Because neither the pool, nor the
+ * ledger, nor a driver answers from inside the call that asked, a step never meets itself.
+ */
+#include "job_internal.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <errno.h>
+#include <unistd.h>
+
+enum next { AGAIN, WAIT, OVER };
+
+typedef enum next step_fn(struct job *job);
+static step_fn enter_opening, answer_opening, enter_checking, answer_checking, enter_loading, answer_loading,
+    enter_recording, answer_recording, enter_finishing, answer_finishing, enter_closing, answer_closing;
+
+#define TO(s) (1u << JOB_##s)
+static const struct {
+    const char *name;
+    step_fn *enter;  /* start this state's work */
+    step_fn *answer; /* that work has called job_resume() */
+    unsigned may_go_to;
+} states[JOB_STATES] = {
+    [JOB_OPENING] = {"opening", enter_opening, answer_opening, TO(CHECKING) | TO(LOADING) | TO(RECORDING)},
+    [JOB_CHECKING] = {"checking", enter_checking, answer_checking, TO(LOADING) | TO(RECORDING)},
+    [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(RECORDING)},
+    [JOB_RECORDING] = {"recording", enter_recording, answer_recording, TO(FINISHING)},
+    [JOB_FINISHING] = {"finishing", enter_finishing, answer_finishing, TO(CLOSING)},
+    [JOB_CLOSING] = {"closing", enter_closing, answer_closing, 0},
+};
+
+static void run(struct job *job, step_fn *step)
+{
+    enum next next;
+    while ((next = step(job)) == AGAIN)
+        step = states[job->state].enter;
+    if (next == OVER)
+        job_free(job);
+}
+
+/* The only place that writes job->state after the start; also the one line of trace per move. */
+static enum next go(struct job *job, enum job_state to)
+{
+    assert(states[job->state].may_go_to & (1u << to));
+    struct log_about about = {.flow = job->row.flow, .file = job->row.path};
+    if (log_wants(LOG_DEBUG))
+        log_write(LOG_DEBUG, &about, "%s -> %s", states[job->state].name, states[to].name);
+    job->state = to;
+    return AGAIN;
+}
+
+void job_resume(struct job *job)
+{
+    run(job, states[job->state].answer);
+}
+
+void job_start(struct job *job)
+{
+    job->state = job->is_finish_only ? JOB_RECORDING : job->is_drop ? JOB_LOADING : JOB_OPENING;
+    run(job, states[job->state].enter);
+}
+
+/* ---- how a job ends: words for the row ---- */
+
+static enum next ends(struct job *job, enum file_state end, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static enum next ends(struct job *job, enum file_state end, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(job->reason, sizeof job->reason, fmt, args);
+    va_end(args);
+    job->end = end;
+    return go(job, JOB_RECORDING);
+}
+
+/* Back to queued as it was: the destination is blocked or down, or we stop. */
+static enum next goes_back(struct job *job)
+{
+    job->requeue = true;
+    job->end = STATE_QUEUED;
+    job->reason[0] = '\0';
+    return go(job, JOB_RECORDING);
+}
+
+static enum next retries(struct job *job, enum retry_class class)
+{
+    struct outlet *o = job->outlet;
+    const struct retry_options *r = &o->config->retry;
+    int64_t now = clock_wall_ms();
+    job->engine->retries[class]++;
+    job->row.tries++;
+    /* Only the time in which the destination answered somebody counts: an outage of a week gives nothing up. */
+    if (job->row.tries > 1 && o->answered_ms >= job->row.since_ms && now > job->row.since_ms)
+        job->row.failed_ms += now - job->row.since_ms;
+    if (job->row.failed_ms > (int64_t)r->give_up_after)
+        return ends(job, STATE_QUARANTINED, "given up after %lld tries; last: %s", (long long)job->row.tries,
+                    job->err.text);
+    uint64_t wait = backoff_ms(job->engine, r, job->row.tries);
+    job->next_try_ms = now + (int64_t)wait;
+    return ends(job, STATE_RETRYING, "%s", job->err.text);
+}
+
+/* The input ends early: it may still be written. The version has stood still since it was first seen. */
+static enum next waits_for_rest(struct job *job)
+{
+    int64_t now = clock_wall_ms();
+    int64_t since = job->row.seen_ms < now ? job->row.seen_ms : now;
+    int64_t until = since + (int64_t)job->flow->incomplete_after;
+    if (now >= until)
+        return ends(job, STATE_QUARANTINED, "incomplete: %s; unchanged for %llu ms", job->err.text,
+                    (unsigned long long)job->flow->incomplete_after);
+    job->next_try_ms = until;
+    return ends(job, STATE_SETTLING, "incomplete so far: %s", job->err.text);
+}
+
+static enum next changed_meanwhile(struct job *job)
+{
+    job->engine->retries[RETRY_CHANGED]++;
+    return ends(job, STATE_SETTLING, "changed while it was being read");
+}
+
+/* A failure on the way to the destination, before it was asked anything. */
+static enum next fails_to_open(struct job *job)
+{
+    switch (job->err.code) {
+    case ERR_INCOMPLETE:
+        return waits_for_rest(job);
+    case ERR_CHANGED:
+        return changed_meanwhile(job);
+    case ERR_STOPPED:
+        return goes_back(job);
+    case ERR_NONE:
+    case ERR_CONFIG:
+    case ERR_INPUT:
+    case ERR_REMOTE:
+    case ERR_DENIED:
+    case ERR_SYSTEM:
+        break;
+    }
+    if (job->err.retryable)
+        return retries(job, RETRY_INPUT);
+    return ends(job, STATE_QUARANTINED, "%s", job->err.text);
+}
+
+/* ---- OPENING: descriptor, hash, shape ---- */
+
+static void on_opened(struct work *work)
+{
+    job_resume(work->arg);
+}
+
+static enum next enter_opening(struct job *job)
+{
+    /* What reads a large file to its end takes a thread of its own: the pool must stay free for the ledger. */
+    bool is_long = job->row.file.size > (16u << 20) && (job->want_hash || !job->outlet->config->ops->accepts_rows);
+    job->work.arg = job;
+    enum err_code code = is_long ? work_thread(job->engine->loop, &job->work, open_run, on_opened, &job->err)
+                                 : work_start(job->engine->loop, &job->work, open_run, on_opened, &job->err);
+    if (code != ERR_NONE)
+        return retries(job, RETRY_SYSTEM);
+    return WAIT;
+}
+
+static bool appends(const struct job *job)
+{
+    return job->flow->plan.mode == MODE_APPEND;
+}
+
+static enum next answer_opening(struct job *job)
+{
+    if (job->abandon)
+        return changed_meanwhile(job);
+    if (job->engine->is_draining)
+        return goes_back(job);
+    if (job->err.code != ERR_NONE)
+        return fails_to_open(job);
+    if (job->shape->column_count == 0)
+        return ends(job, STATE_SKIPPED, "empty file: nothing to load");
+    if (job->has_hash && (job->row.has_hash || job->row.was_loaded))
+        return go(job, JOB_CHECKING);
+    if (appends(job) && job->row.was_loaded)
+        return go(job, JOB_CHECKING);
+    return go(job, JOB_LOADING);
+}
+
+/* ---- CHECKING: has this content been loaded before? ---- */
+
+static enum err_code check_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct job *job = arg;
+    job->is_repeat = false;
+    if (!job->has_hash)
+        return ERR_NONE;
+    return ledger_version_find(tx, job->row.id, job->hash, &job->is_repeat, err);
+}
+
+static void on_checked(void *arg, const struct err *err)
+{
+    struct job *job = arg;
+    if (err != NULL)
+        job->err = *err;
+    job_resume(job);
+}
+
+static enum next enter_checking(struct job *job)
+{
+    if (ledger_run(job->engine->ledger, check_fn, on_checked, job, &job->err) != ERR_NONE)
+        return retries(job, RETRY_SYSTEM);
+    return WAIT;
+}
+
+static enum next is_duplicate(struct job *job)
+{
+    job->keeps_loaded = true;
+    memcpy(job->receipt.hash, job->hash, sizeof job->hash);
+    job->receipt.bytes = job->row.file.size;
+    job->receipt.dest_rows = -1;
+    job->receipt.is_duplicate = true;
+    return ends(job, STATE_SKIPPED, DUPLICATE_PREFIX ": the same content as before");
+}
+
+static enum next answer_checking(struct job *job)
+{
+    if (job->err.code != ERR_NONE) /* the ledger could not answer */
+        return retries(job, RETRY_SYSTEM);
+    if (job->abandon)
+        return changed_meanwhile(job);
+    if (job->engine->is_draining)
+        return goes_back(job);
+    const struct load_plan *plan = &job->flow->plan;
+    bool reload = plan->on_duplicate == DUPLICATE_RELOAD;
+    /* A replaced table holds what this path loaded last only if the table is this path's own. */
+    bool own_table = !template_is_constant(job->flow->table);
+    bool same_as_last = job->has_hash && job->row.has_hash && job->row.was_loaded &&
+                        memcmp(job->hash, job->row.hash, sizeof job->hash) == 0;
+    if (!reload && job->has_hash) {
+        if (plan->mode == MODE_REPLACE ? (same_as_last && own_table) : job->is_repeat)
+            return is_duplicate(job);
+    }
+    if (!appends(job) || !job->row.was_loaded || job->is_repeat)
+        return go(job, JOB_LOADING);
+    switch ((enum changed_policy)job->flow->on_changed) {
+    case CHANGED_AGAIN:
+        return go(job, JOB_LOADING);
+    case CHANGED_TAIL:
+        if (job->prefix_matches) {
+            job->load.skip_records = job->row.loaded_records;
+            return go(job, JOB_LOADING);
+        }
+        return ends(job, STATE_QUARANTINED,
+                    "changed after it was appended, and not only at its end: expected the first %llu bytes as loaded "
+                    "before, found others; restore them, or use on_changed: again",
+                    (unsigned long long)job->row.loaded_file.size);
+    case CHANGED_REJECT:
+        break;
+    }
+    return ends(job, STATE_QUARANTINED,
+                "changed after its %llu records were appended to %s: loading it again would repeat them; give new "
+                "data a new name, or set on_changed to tail or again",
+                (unsigned long long)job->row.loaded_records, job->row.table);
+}
+
+/* ---- LOADING: the destination's turn ---- */
+
+static void on_load_finished(struct load *load)
+{
+    struct job *job = load->owner;
+    job->is_begun = false;
+    job->err = load->err;
+    job_resume(job);
+}
+
+static enum next enter_loading(struct job *job)
+{
+    struct load *load = &job->load;
+    const struct dest_ops *ops = job->outlet->config->ops;
+    bool drops = job->flow == NULL || job->flow->on_delete != ON_DELETE_EMPTY;
+    load->what = !job->is_drop ? LOAD_FILE : drops ? LOAD_DROP : LOAD_EMPTY;
+    load->plan = &job->flow->plan;
+    load->instance = job->engine->instance;
+    load->source = job->row.source;
+    load->path = job->row.path;
+    load->load_key = job->row.load_key;
+    load->table = job->row.table;
+    load->may_drop = job->flow->on_delete == ON_DELETE_DROP || job->flow->plan.on_schema_change == SCHEMA_RECREATE;
+    load->rows = job->rows;
+    load->fd = job->fd;
+    load->id = job->row.file;
+    if (job->has_hash)
+        memcpy(load->hash, job->hash, sizeof load->hash);
+    load->still_current = load_still_current;
+    load->finished = on_load_finished;
+    load->owner = job;
+    load->receipt.dest_rows = -1;
+    atomic_store(&load->stop, false);
+    if (ops->begin(job->outlet->state, load, &job->err) != ERR_NONE)
+        return answer_loading(job);
+    job->is_begun = true;
+    return WAIT;
+}
+
+static enum next load_worked(struct job *job)
+{
+    bool hash_known = job->has_hash;
+    uint8_t own_hash[16];
+    memcpy(own_hash, job->hash, sizeof own_hash);
+    job->receipt = job->load.receipt;
+    job->keeps_loaded = true;
+    memcpy(job->hash, job->receipt.hash, sizeof job->hash);
+    job->has_hash = true;
+    if (job->shape != NULL)
+        inspect_dialect_text(&job->shape->dialect, job->receipt.dialect, sizeof job->receipt.dialect);
+    bool other_version = hash_known && memcmp(job->receipt.hash, own_hash, sizeof own_hash) != 0;
+    if (job->receipt.is_resumed && (other_version || !hash_known)) {
+        /* A kill came between its commit and our record, and the file has changed since (or may have). */
+        job->load_again = true;
+        return ends(job, STATE_LOADED, "%s", "");
+    }
+    if (job->receipt.is_duplicate && !job->receipt.is_resumed)
+        return ends(job, STATE_SKIPPED, DUPLICATE_PREFIX ": the destination holds this version");
+    return ends(job, STATE_LOADED, "%s", "");
+}
+
+static enum next answer_loading(struct job *job)
+{
+    rows_free(job->rows);
+    job->rows = NULL;
+    if (job->err.code == ERR_NONE) {
+        outlet_answered(job->outlet);
+        if (job->is_drop)
+            return ends(job, STATE_GONE, "%s", "");
+        return load_worked(job);
+    }
+    if (job->abandon && job->err.code == ERR_STOPPED)
+        return changed_meanwhile(job);
+    switch (job->err.code) {
+    case ERR_CHANGED:
+        return changed_meanwhile(job);
+    case ERR_STOPPED:
+        return goes_back(job);
+    case ERR_INCOMPLETE:
+        outlet_answered(job->outlet);
+        return waits_for_rest(job);
+    case ERR_DENIED:
+        outlet_failed(job->outlet, &job->err);
+        return goes_back(job);
+    case ERR_NONE:
+    case ERR_CONFIG:
+    case ERR_INPUT:
+    case ERR_REMOTE:
+    case ERR_SYSTEM:
+        break;
+    }
+    if (job->err.code == ERR_REMOTE || job->err.code == ERR_SYSTEM)
+        outlet_failed(job->outlet, &job->err);
+    else
+        outlet_answered(job->outlet);
+    err_wrap(&job->err, job->is_drop ? "drop %s in %s" : "load into %s in %s", job->row.table,
+             job->outlet->config->name);
+    if (job->err.retryable)
+        return retries(job, job->err.code == ERR_SYSTEM ? RETRY_SYSTEM : RETRY_REMOTE);
+    return ends(job, job->is_drop ? STATE_GONE : STATE_QUARANTINED, "%s", job->err.text);
+}
+
+/* ---- RECORDING: receipt and end state, in one commit ---- */
+
+static void on_recorded(void *arg, const struct err *err)
+{
+    struct job *job = arg;
+    if (err != NULL)
+        job->err = *err;
+    else
+        err_clear(&job->err);
+    job_resume(job);
+}
+
+static void on_record_timer(uv_timer_t *timer)
+{
+    struct job *job = timer->data;
+    run(job, states[job->state].enter);
+}
+
+/* The ledger can't be written. The destination has confirmed, so there is nothing else to say: keep trying. */
+static enum next try_again_later(struct job *job)
+{
+    engine_ledger_failed(job->engine);
+    if (job->engine->is_draining) /* the next start finds the row in `loading` and the receipt in the destination */
+        return OVER;
+    if (!job->has_timer) {
+        uv_timer_init(job->engine->loop, &job->timer);
+        job->timer.data = job;
+        job->has_timer = true;
+    }
+    uv_timer_start(&job->timer, on_record_timer, LEDGER_RETRY_MS, 0);
+    return WAIT;
+}
+
+static enum next enter_recording(struct job *job)
+{
+    if (ledger_run(job->engine->ledger, record_fn, on_recorded, job, &job->err) != ERR_NONE)
+        return try_again_later(job);
+    return WAIT;
+}
+
+static void count_ended(struct job *job)
+{
+    struct engine *e = job->engine;
+    if (job->is_drop)
+        return;
+    e->totals[job->end]++;
+    struct flow_counters *c = engine_counters(e, job->row.flow);
+    if (c == NULL || job->end != STATE_LOADED)
+        return;
+    double seconds = (double)(clock_wall_ms() - job->started_ms) / 1000.0;
+    int b = 0;
+    while (b < LOAD_BUCKETS - 1 && seconds > load_bucket_bounds[b])
+        b++;
+    c->load_bucket[b]++;
+    c->load_seconds += seconds > 0 ? seconds : 0;
+    c->loads++;
+    c->rows += job->receipt.parsed - job->receipt.rejected;
+    c->rejected_rows += job->receipt.rejected;
+    c->bytes += job->receipt.bytes;
+}
+
+/* One line for each end, written here and nowhere else. */
+static void say_end(struct job *job)
+{
+    struct log_about about = {.flow = job->row.flow, .file = job->row.path, .dest = job->outlet->config->name};
+    char took[32], size[32];
+    text_format_duration((uint64_t)(clock_wall_ms() - job->started_ms), took, sizeof took);
+    text_format_size(job->receipt.bytes, size, sizeof size);
+    switch (job->end) {
+    case STATE_LOADED:
+        log_write(LOG_INFO, &about, "loaded %llu rows (%llu rejected), %s into %s in %s",
+                  (unsigned long long)(job->receipt.parsed - job->receipt.rejected),
+                  (unsigned long long)job->receipt.rejected, size, job->row.table, took);
+        break;
+    case STATE_SKIPPED:
+        log_write(LOG_INFO, &about, "skipped: %s", job->reason);
+        break;
+    case STATE_QUARANTINED:
+        log_write(LOG_ERROR, &about, "quarantined: %s", job->reason);
+        break;
+    case STATE_RETRYING:
+        text_format_duration((uint64_t)(job->next_try_ms - clock_wall_ms() > 0 ? job->next_try_ms - clock_wall_ms() : 0),
+                             took, sizeof took);
+        log_write(LOG_WARN, &about, "try %lld failed, next in %s: %s", (long long)job->row.tries, took, job->reason);
+        break;
+    case STATE_GONE:
+        if (job->is_drop && job->reason[0] != '\0')
+            log_write(LOG_ERROR, &about, "file deleted, but its table stays: %s", job->reason);
+        else if (job->is_drop)
+            log_write(LOG_INFO, &about, "file deleted: %s %s",
+                      job->flow->on_delete == ON_DELETE_EMPTY ? "emptied" : "dropped", job->row.table);
+        else
+            log_write(LOG_INFO, &about, "vanished before it was loaded");
+        break;
+    case STATE_SETTLING:
+        log_write(LOG_DEBUG, &about, "waits: %s", job->reason);
+        break;
+    case STATE_SEEN:
+    case STATE_QUEUED:
+    case STATE_LOADING:
+    case FILE_STATES:
+        break;
+    }
+}
+
+static enum next answer_recording(struct job *job)
+{
+    if (job->err.code != ERR_NONE)
+        return try_again_later(job);
+    if (job->is_finish_only)
+        return job->action == FINISH_NONE && !job->write_note && !job->clear_note ? OVER : go(job, JOB_FINISHING);
+    count_ended(job);
+    say_end(job);
+    if (job->rejects != NULL && job->end == STATE_LOADED) {
+        /* Renaming one small file; fsync of it was done by the pool while rows were put. */
+        if (rejects_keep(job->rejects, &job->err) != ERR_NONE)
+            log_error("%s: rejected rows could not be kept: %s", job->row.path, job->err.text);
+        job->rejects = NULL;
+    }
+    if (job->end == STATE_SETTLING && job->next_try_ms == 0)
+        intake_settle_again(job->intake, job->row.path, &job->row.file);
+    if (job->action == FINISH_NONE && !job->write_note && !job->clear_note)
+        return OVER;
+    return go(job, JOB_FINISHING);
+}
+
+/* ---- FINISHING and CLOSING: what remains of the file ---- */
+
+static void on_finished(struct work *work)
+{
+    job_resume(work->arg);
+}
+
+static enum next enter_finishing(struct job *job)
+{
+    err_clear(&job->err);
+    job->work.arg = job;
+    if (work_start(job->engine->loop, &job->work, finish_run, on_finished, &job->err) != ERR_NONE) {
+        log_error("%s: %s; done at the next start", job->row.path, job->err.text);
+        return OVER; /* finish_pending stays in the ledger */
+    }
+    return WAIT;
+}
+
+static enum next answer_finishing(struct job *job)
+{
+    struct log_about about = {.flow = job->row.flow, .file = job->row.path};
+    if (job->finish_changed)
+        log_write(LOG_INFO, &about, "stays: a newer version has taken its place");
+    else if (job->finish_failed)
+        log_write(LOG_ERROR, &about, "loaded, but not moved away: %s; tried again at the next start", job->err.text);
+    else if (job->action == FINISH_MOVE)
+        log_write(LOG_INFO, &about, "moved to %s", job->place);
+    else if (job->action == FINISH_DELETE)
+        log_write(LOG_INFO, &about, "deleted, as after_success says");
+    return go(job, JOB_CLOSING);
+}
+
+static enum next enter_closing(struct job *job)
+{
+    if (ledger_run(job->engine->ledger, close_fn, on_recorded, job, &job->err) != ERR_NONE)
+        return try_again_later(job);
+    return WAIT;
+}
+
+static enum next answer_closing(struct job *job)
+{
+    if (job->err.code != ERR_NONE)
+        return try_again_later(job);
+    if (job->finish_changed)
+        intake_settle_again(job->intake, job->row.path, &job->row.file);
+    return OVER;
+}
+
+/* ---- making, stopping, freeing ---- */
+
+uint64_t path_hash(const char *path)
+{
+    uint64_t h = 14695981039346656037u; /* FNV-1a: only to skip most strcmp() */
+    for (const unsigned char *p = (const unsigned char *)path; *p != '\0'; p++)
+        h = (h ^ *p) * 1099511628211u;
+    return h;
+}
+
+static bool copy_row(struct job *job, const struct ledger_row *row)
+{
+    struct ledger_row *r = &job->row;
+    *r = *row;
+    const char **strings[] = {&r->source, &r->path, &r->flow, &r->dest, &r->table, &r->table_key, &r->reason, &r->load_key};
+    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
+        *strings[i] = arena_strdup(&job->arena, *strings[i] != NULL ? *strings[i] : "");
+        if (*strings[i] == NULL)
+            return false;
+    }
+    return true;
+}
+
+struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct config_flow *flow)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return NULL;
+    arena_init(&job->arena);
+    if (!copy_row(job, row)) {
+        arena_done(&job->arena);
+        free(job);
+        return NULL;
+    }
+    job->engine = o->world->engine;
+    job->world = o->world;
+    job->outlet = o;
+    job->flow = flow;
+    job->fd = -1;
+    job->receipt.dest_rows = -1;
+    job->started_ms = clock_wall_ms();
+    job->path_hash = path_hash(job->row.path);
+    for (size_t i = 0; i < o->world->intake_count; i++)
+        if (strcmp(o->world->intakes[i].config->name, job->row.source) == 0)
+            job->intake = &o->world->intakes[i];
+    DL_APPEND(job->engine->jobs, job);
+    job->engine->job_count++;
+    o->in_flight++;
+    o->in_flight_bytes += job->row.file.size;
+    world_hold(job->world);
+    return job;
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    struct job *job = handle->data;
+    arena_done(&job->arena);
+    free(job);
+}
+
+void job_free(struct job *job)
+{
+    struct engine *e = job->engine;
+    struct outlet *o = job->outlet;
+    struct world *w = job->world;
+    rows_free(job->rows);
+    rejects_drop(job->rejects);
+    if (job->fd >= 0)
+        close(job->fd);
+    DL_DELETE(e->jobs, job);
+    e->job_count--;
+    o->in_flight--;
+    o->in_flight_bytes -= job->row.file.size;
+    if (job->has_timer) {
+        uv_close((uv_handle_t *)&job->timer, on_timer_closed);
+    } else {
+        arena_done(&job->arena);
+        free(job);
+    }
+    outlet_pump(o);
+    world_release(w);
+    engine_job_ended(e);
+}
+
+void job_abort(struct job *job)
+{
+    if (job->is_begun)
+        job->outlet->config->ops->abort(job->outlet->state, &job->load);
+}
+
+/* PATH is being written in place: what we read of it is no version. */
+void job_change_seen(struct engine *e, struct intake *in, const char *path)
+{
+    uint64_t hash = path_hash(path);
+    struct job *job, *tmp;
+    DL_FOREACH_SAFE(e->jobs, job, tmp)
+    {
+        if (job->path_hash != hash || job->intake != in || job->is_drop || strcmp(job->row.path, path) != 0)
+            continue;
+        if (job->state == JOB_OPENING || job->state == JOB_CHECKING || job->state == JOB_LOADING) {
+            job->abandon = true;
+            job_abort(job);
+        }
+    }
+}
+
+/* The row of a job in flight was carried to another path. */
+void job_renamed(struct engine *e, struct intake *in, const struct config_flow *flow, const char *from, const char *to)
+{
+    uint64_t hash = path_hash(from);
+    struct job *job;
+    DL_FOREACH(e->jobs, job)
+    {
+        if (job->path_hash != hash || job->intake != in || job->flow != flow || strcmp(job->row.path, from) != 0)
+            continue;
+        const char *path = arena_strdup(&job->arena, to);
+        if (path == NULL)
+            continue; /* the record finds no row and writes none; the scan finds the file again */
+        job->row.path = path;
+        job->path_hash = path_hash(to);
+    }
+}

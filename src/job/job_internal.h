@@ -1,0 +1,339 @@
+/* job_internal.h -- what the files of the engine share; nobody else includes it. See DESIGN.md. */
+#ifndef CHUTE_JOB_INTERNAL_H
+#define CHUTE_JOB_INTERNAL_H
+
+#include "arena.h"
+#include "buf.h"
+#include "clock.h"
+#include "config.h"
+#include "finish.h"
+#include "inspect.h"
+#include "job.h"
+#include "ledger.h"
+#include "load.h"
+#include "log.h"
+#include "settle.h"
+#include "text.h"
+#include "work.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#define SETTLED_MAX 4096           /* tickets and paths kept in memory per source */
+#define PAGE_ROWS 256              /* rows of one sweep step */
+#define PROBE_BLOCKED_MS 300000    /* rules.md: a blocked destination is probed every 5 minutes */
+#define BREAKER_FAILURES 3
+#define LEDGER_RETRY_MS 1000
+#define CLAIM_BYTES (8u << 20)
+
+struct world {
+    struct engine *engine;
+    struct config *config;
+    struct intake *intakes;
+    size_t intake_count;
+    struct outlet *outlets;
+    size_t outlet_count;
+    unsigned holds;        /* jobs, ledger works, probes under way */
+    unsigned closing;      /* handles and drivers that have not closed yet */
+    bool is_stopping;      /* takes nothing new */
+    bool is_closing;
+    struct world *next;    /* older worlds */
+};
+
+/* A path and a version of it, on its way into the ledger. */
+struct observed {
+    struct observed *next;
+    struct file_id id;
+    bool skip_inode;       /* the rename check was done */
+    char path[];
+};
+
+/* A path that may have been deleted. */
+struct gone_path {
+    struct gone_path *next;
+    uint64_t due_ms;       /* monotonic */
+    char path[];
+};
+
+struct sweep;
+
+struct intake {
+    struct world *world;
+    const struct config_source *config;
+    void *state;               /* the driver's; NULL when nothing is watched (chute load) */
+    struct settle *settle;
+    const struct config_flow **flows;
+    size_t flow_count;
+    const char **avoid;
+
+    const struct found *chunk; /* of the scan; borrowed until scan_resume() */
+    size_t chunk_count, chunk_next;
+    bool chunk_needed[SCAN_CHUNK];
+    bool is_checking;          /* the chunk is with the ledger */
+
+    struct observed *settled;
+    size_t settled_count;
+    bool is_flushing;
+    bool is_lost;              /* something was dropped: scan when there is room again */
+
+    struct gone_path *gone;
+    size_t gone_count;
+    uv_timer_t gone_timer;
+    bool is_probing_gone;
+
+    struct sweep *sweep;       /* under way */
+    bool sweep_again;
+    bool force_deletes;        /* chute retry --deletes */
+    uint64_t held_deletes;
+    char held_reason[256];
+    char root_identity[64];    /* the one in the ledger */
+    unsigned looking;          /* new names that may be old files, being looked at */
+    bool is_scanned;           /* the first scan has finished, and all it found is in the ledger */
+    bool scan_over;            /* on_scan_done came */
+    bool is_source_closed;
+};
+
+enum outlet_state { OUTLET_OPENING, OUTLET_OK, OUTLET_DOWN, OUTLET_BLOCKED };
+
+struct outlet {
+    struct world *world;
+    const struct config_dest *config;
+    void *state;
+    enum outlet_state health;
+    char reason[512];
+    unsigned failures;         /* in a row */
+    int64_t answered_ms;       /* wall: when it last answered anybody */
+    int64_t probe_at_ms;       /* wall, for status */
+    bool is_connecting;
+    bool is_claiming;
+    bool claim_again;
+    bool on_probation;         /* one load at a time until one works */
+    bool is_empty;             /* the last claim found nothing due */
+    bool identity_known;
+    unsigned in_flight;
+    uint64_t in_flight_bytes;
+    uv_timer_t timer;          /* next due row, breaker or probe */
+};
+
+enum job_state { JOB_OPENING, JOB_CHECKING, JOB_LOADING, JOB_RECORDING, JOB_FINISHING, JOB_CLOSING, JOB_STATES };
+
+enum finish_action { FINISH_NONE, FINISH_DELETE, FINISH_MOVE };
+
+struct job {
+    struct job *prev, *next;
+    struct engine *engine;
+    struct world *world;
+    struct intake *intake;
+    struct outlet *outlet;
+    const struct config_flow *flow;
+    struct arena arena;
+    enum job_state state;
+    uint64_t path_hash;
+    struct ledger_row row;      /* as claimed; strings in ARENA */
+    bool is_drop;
+    bool is_finish_only;
+    int64_t started_ms;
+
+    /* from the claim */
+    const char *header;         /* stored header of the table, JSON; NULL none */
+    const char **expect;
+    size_t expect_count;
+    bool want_hash;
+    bool is_repeat;             /* CHECKING: the ledger has this content */
+
+    /* OPENING, on the pool */
+    struct work work;
+    int fd;
+    struct inspect_options inspect;
+    struct shape *shape;
+    struct rows *rows;
+    struct rejects *rejects;
+    bool has_hash;
+    uint8_t hash[16];
+    bool prefix_matches;        /* on_changed: tail */
+    bool abandon;               /* a change in place was seen */
+
+    struct load load;
+    bool is_begun;              /* the driver has it */
+
+    /* how it ended */
+    struct err err;
+    enum file_state end;
+    char reason[768];
+    struct receipt receipt;
+    bool load_again;            /* the destination confirmed an older version under this key: this one is still to do */
+    bool keeps_loaded;          /* loaded or duplicate: row gets hash and versions */
+    int64_t next_try_ms;
+    bool requeue;               /* back to queued with the same load_key (stop, blocked) */
+
+    /* FINISHING */
+    enum finish_action action;
+    const char *action_dir;
+    bool write_note;
+    bool clear_note;
+    bool finish_failed;
+    bool finish_changed;        /* another version was there: left in place */
+    char place[1024];
+    uv_timer_t timer;           /* waits for a ledger that can't be written */
+    bool has_timer;
+};
+
+struct engine {
+    uv_loop_t *loop;
+    struct ledger *ledger;
+    struct world *world;        /* the present one */
+    struct world *old;          /* being drained */
+    struct job *jobs;
+    unsigned job_count;
+    char *instance;
+    bool once;
+    bool no_sources;
+    bool is_draining;
+    bool is_closed;
+    void (*on_idle)(void *arg);
+    void *arg;
+    bool is_idle_checking, idle_again, idle_told;
+    void (*drained)(void *arg);
+    void *drained_arg;
+    void (*closed)(void *arg);
+    void *closed_arg;
+    uv_timer_t grace_timer;
+    uv_timer_t ledger_timer;
+    bool ledger_timer_on;
+    unsigned handles;           /* of our own, still open */
+    unsigned resets;            /* under way */
+    struct engine_root {
+        char key[256];
+        char value[64];
+    } *roots;                   /* identities of the sources' roots, as the ledger has them */
+    size_t root_count;
+    uint64_t idle_waiting;
+    bool ledger_trying;
+    char **paused;              /* names of flows that reset has paused */
+    size_t paused_count;
+    struct flow_counters *counters;
+    size_t counter_count;
+    uint64_t retries[RETRY_CLASSES];
+    uint64_t overflows;
+    uint64_t totals[FILE_STATES];
+    int64_t started_ms;
+    uint64_t random;
+    char state_dir[1024];
+    char quarantine_dir[1100];
+};
+
+/* engine.c */
+void world_hold(struct world *w);
+void world_release(struct world *w);
+struct flow_counters *engine_counters(struct engine *e, const char *flow);
+bool engine_flow_paused(const struct engine *e, const char *flow);
+void engine_check_idle(struct engine *e);
+void engine_ledger_failed(struct engine *e); /* watch it until it works again, then scan */
+uint64_t engine_random(struct engine *e);
+void engine_new_key(struct engine *e, char ret[33]);
+void engine_job_ended(struct engine *e);
+void engine_pump_all(struct engine *e);
+void engine_finish_close(struct engine *e);
+enum err_code engine_read_roots(struct engine *e, struct ledger_tx *tx, const struct config *config, struct err *err);
+void engine_remember_root(struct engine *e, const struct intake *in);
+void on_nothing_to_drain(uv_timer_t *timer);
+
+/* intake.c */
+enum err_code intake_open(struct intake *in, const struct config_source *config, const char *root_identity, struct err *err);
+void intake_forget(struct intake *in); /* what is on its way in, when the world closes */
+void intake_settle_again(struct intake *in, const char *path, const struct file_id *id);
+void intake_rescan(struct intake *in);
+void intake_observe(struct intake *in, const char *path, const struct file_id *id);
+void intake_flush(struct intake *in);
+void intake_scan_settled(struct intake *in);
+bool intake_is_quiet(const struct intake *in);
+/* In a ledger transaction: what a version of a path means for one flow. */
+enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct config_flow *flow, const char *path,
+                           const struct file_id *id, const char *new_key, int64_t now_ms, struct err *err);
+/* In a ledger transaction: the row's file is gone. */
+enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, int64_t now_ms, struct err *err);
+/* In a ledger transaction: those quarantined because OWNER had their table are queued again. */
+enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err);
+const struct config_flow *config_flow_named(const struct config *config, const char *name);
+/* Table name and key of PATH in FLOW; ERR_INPUT: can't be made legal. */
+enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size, struct err *err);
+#define OWNED_PREFIX "table already belongs to "
+#define RENAMED_PREFIX "renamed to "   /* row in gone: its table goes when that path is loaded */
+#define AGAIN_PREFIX "again after: "   /* row that was quarantined: there is a reason file to remove */
+#define DUPLICATE_PREFIX "already loaded"
+
+/* sweep.c */
+/* These new names may be old files: look whether the old names are gone, then rename or note. Takes LIST. */
+void renames_look(struct intake *in, struct observed *list);
+void sweep_start(struct intake *in, const char *below, bool is_event);
+void intake_renamed(struct intake *in, const char *from, const char *to, bool is_folder);
+void intake_gone(struct intake *in, const char *path);
+void on_gone_timer(uv_timer_t *timer);
+
+/* outlet.c */
+enum err_code outlet_open(struct outlet *o, const struct config_dest *config, struct err *err);
+void outlet_pump(struct outlet *o);
+void outlet_connect(struct outlet *o);
+void outlet_answered(struct outlet *o);                    /* it works */
+void outlet_failed(struct outlet *o, const struct err *err); /* a load failed for a reason that is not the file's */
+void outlet_stop(struct outlet *o);
+uint64_t backoff_ms(struct engine *e, const struct retry_options *r, int64_t tries);
+
+/* claim.c */
+#define DROPS_AT_ONCE 64
+struct claimed;
+struct claim {
+    struct outlet *outlet;
+    struct arena arena;
+    size_t limit;
+    uint64_t max_bytes;
+    const char **held;        /* flows to leave alone; NULL-terminated */
+    int64_t *busy_drops;      /* rows whose drop is in flight */
+    size_t busy_count;
+    struct ledger_row **rows; /* as the ledger gave them, oldest first */
+    size_t row_count;
+    struct claimed *items;    /* those that become jobs */
+    size_t count;
+    int64_t next_due_ms;
+};
+struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes);
+void claim_free(struct claim *c);
+enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err);
+size_t claim_start_jobs(struct claim *c);
+/* finish-only jobs for rows with finish_pending */
+void finish_pending_start(struct world *w);
+/* In a ledger transaction: what DEST should hold is queued again. */
+enum err_code requeue_destination(struct ledger_tx *tx, const struct config *config, const char *dest, struct err *err);
+struct intake *intake_of(struct world *w, const char *source);
+
+/* job.c */
+void job_start(struct job *job);          /* from OPENING, or LOADING for a drop, or FINISHING */
+void job_abort(struct job *job);
+void job_change_seen(struct engine *e, struct intake *in, const char *path);
+void job_renamed(struct engine *e, struct intake *in, const struct config_flow *flow, const char *from, const char *to);
+struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct config_flow *flow);
+void job_free(struct job *job);
+uint64_t path_hash(const char *path);
+void job_resume(struct job *job);
+
+/* record.c */
+enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err);
+enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err);
+
+/* Decide what is done to the file now that ROW has ended; marks ROW (not yet put) and the rows of other flows. */
+enum err_code decide_finish(struct ledger_tx *tx, struct job *job, struct ledger_row *row, struct err *err);
+/* The ledger's fact about which version a table shared by many files holds. */
+void newest_key(const char *dest, const char *table_key, char *ret, size_t size);
+
+/* open.c */
+enum err_code file_id_at(const char *path, struct file_id *ret, struct err *err);
+
+/* open.c, finish part of a job: run on the pool */
+void open_run(struct work *work);
+void finish_run(struct work *work);
+enum err_code load_still_current(struct load *load, struct err *err);
+enum err_code header_json(const struct shape *shape, struct arena *arena, const char **ret, struct err *err);
+enum err_code header_parse(const char *json, struct arena *arena, const char ***ret, size_t *ret_count, struct err *err);
+
+#endif

@@ -1,0 +1,230 @@
+/*
+ * open.c -- the parts of a job that block: open and look at the file, and put it away afterwards. Pool threads only;
+ * they touch nothing but their job, which waits for them.
+ */
+#include "job_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void file_id_of(const struct stat *st, struct file_id *ret)
+{
+    ret->size = (uint64_t)st->st_size;
+    ret->mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+    ret->ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec;
+    ret->inode = st->st_ino;
+    ret->dev = st->st_dev;
+}
+
+/*
+ * Same bytes as far as stat() can tell. Not the ctime: a rename over the name or a chmod while we read changes it, and the
+ * open inode still is a whole version.
+ */
+static enum err_code still_the_version(int fd, const struct file_id *want, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return err_set(err, ERR_SYSTEM, true, "stat: %s", strerror(errno));
+    struct file_id id;
+    file_id_of(&st, &id);
+    if (id.size != want->size || id.mtime_ns != want->mtime_ns || id.inode != want->inode)
+        return err_set(err, ERR_CHANGED, true, "changed while it was being read: expected %llu bytes, found %llu",
+                       (unsigned long long)want->size, (unsigned long long)id.size);
+    return ERR_NONE;
+}
+
+enum err_code file_id_at(const char *path, struct file_id *ret, struct err *err)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return err_set(err, ERR_INPUT, false, "%s", strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, ERR_INPUT, false, "not a regular file");
+    file_id_of(&st, ret);
+    return ERR_NONE;
+}
+
+enum err_code load_still_current(struct load *load, struct err *err)
+{
+    return still_the_version(load->fd, &load->id, err);
+}
+
+static int open_file(struct job *job)
+{
+    struct intake *in = job->intake;
+    if (in->state != NULL)
+        return in->config->ops->open_now(in->state, job->row.path, &job->err);
+    /* chute load: the root is "/" and paths are what the user gave. */
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "/%s", job->row.path) >= (int)sizeof path) {
+        err_set(&job->err, ERR_INPUT, false, "path is longer than %d bytes", PATH_MAX);
+        return -1;
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        err_set(&job->err, errno == ENOENT ? ERR_INPUT : ERR_SYSTEM, errno != ENOENT && errno != EACCES, "open %s: %s", path,
+                strerror(errno));
+    return fd;
+}
+
+/* on_changed: tail. Are the first bytes those that were loaded, and do they end where a record ends? */
+static enum err_code check_prefix(struct job *job)
+{
+    uint64_t size = job->row.loaded_file.size;
+    job->prefix_matches = false;
+    if (size == 0 || size > job->row.file.size || job->shape->dialect.compression != COMPRESSION_NONE)
+        return ERR_NONE;
+    uint8_t hash[16];
+    uint64_t read_bytes;
+    if (inspect_hash_prefix(job->fd, size, NULL, hash, &read_bytes, &job->err) != ERR_NONE)
+        return job->err.code;
+    char edge[2] = {'\n', '\n'};
+    if (pread(job->fd, edge, sizeof edge, (off_t)size - 1) < 1)
+        return err_set(&job->err, ERR_SYSTEM, true, "read: %s", strerror(errno));
+    bool ends_record = edge[0] == '\n' || edge[0] == '\r' || edge[1] == '\n' || edge[1] == '\r';
+    job->prefix_matches = ends_record && read_bytes == size && memcmp(hash, job->row.hash, sizeof hash) == 0;
+    return ERR_NONE;
+}
+
+/* A destination that wants the file gets one that has been read to its end: nothing bad is sent. */
+static enum err_code inspect_whole(struct job *job)
+{
+    const struct row_batch *batch;
+    do {
+        if (rows_next(job->rows, &batch, &job->err) != ERR_NONE)
+            return job->err.code;
+    } while (batch->rows > 0);
+    job->shape->is_whole = true;
+    memcpy(job->hash, job->rows->result.hash, sizeof job->hash);
+    job->has_hash = true;
+    return ERR_NONE;
+}
+
+static enum err_code open_rejects(struct job *job)
+{
+    if (job->flow->skip_bad_rows == 0)
+        return ERR_NONE;
+    if (rejects_open(job->engine->quarantine_dir, job->row.flow, job->row.path, &job->rejects, &job->err) != ERR_NONE)
+        return job->err.code;
+    rejects_sink(job->rejects, &job->inspect.sink);
+    return ERR_NONE;
+}
+
+/* A table name that can't be made, a table of somebody else's, a file too large: known without opening the file. */
+static enum err_code check_claim(struct job *job)
+{
+    uint64_t limit = job->world->config->limits.max_file_size;
+    if (limit > 0 && job->row.file.size > limit)
+        return err_set(&job->err, ERR_INPUT, false, "file has %llu bytes, limits.max_file_size is %llu",
+                       (unsigned long long)job->row.file.size, (unsigned long long)limit);
+    if (job->row.table[0] == '\0') {
+        char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
+        return flow_table(job->flow, job->row.path, table, key, sizeof table, &job->err);
+    }
+    return ERR_NONE;
+}
+
+void open_run(struct work *work)
+{
+    struct job *job = work->arg;
+    if (check_claim(job) != ERR_NONE)
+        return;
+    job->fd = open_file(job);
+    if (job->fd < 0 || still_the_version(job->fd, &job->row.file, &job->err) != ERR_NONE)
+        return;
+    if (job->row.file.size > 0 && job->want_hash) {
+        uint64_t size;
+        if (inspect_hash(job->fd, NULL, job->hash, &size, &job->err) != ERR_NONE)
+            return;
+        job->has_hash = true;
+    }
+    job->inspect = (struct inspect_options){
+        .csv = &job->flow->csv,
+        .skip_bad_rows = job->flow->skip_bad_rows,
+        .expect_columns = job->expect,
+        .expect_count = job->expect_count,
+        .buffer_bytes = job->world->config->limits.buffer / 3,
+    };
+    if (inspect_head(job->fd, &job->inspect, &job->arena, &job->shape, &job->err) != ERR_NONE)
+        return;
+    if (job->shape->has_hash) {
+        memcpy(job->hash, job->shape->hash, sizeof job->hash);
+        job->has_hash = true;
+    }
+    if (job->shape->column_count == 0)
+        return;
+    if (job->flow->plan.mode == MODE_APPEND && job->row.was_loaded && job->flow->on_changed == CHANGED_TAIL &&
+        check_prefix(job) != ERR_NONE)
+        return;
+    if (open_rejects(job) != ERR_NONE ||
+        inspect_rows(job->fd, &job->inspect, job->shape, &job->rows, &job->err) != ERR_NONE)
+        return;
+    if (!job->outlet->config->ops->accepts_rows && inspect_whole(job) != ERR_NONE)
+        return;
+    still_the_version(job->fd, &job->row.file, &job->err);
+}
+
+/* A kill may have left the file under its private name: put it back before anything else. */
+static enum err_code recover_folder(int dirfd, const char *path, struct err *err)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash != NULL ? (int)(slash - path) : 0, path);
+    return finish_recover(dirfd, folder, err);
+}
+
+static void put_away(struct job *job)
+{
+    const struct intake *in = job->intake;
+    int dirfd = in != NULL && in->state != NULL && in->config->ops->root_fd != NULL ? in->config->ops->root_fd(in->state) : -1;
+    if (dirfd >= 0 && job->is_finish_only && recover_folder(dirfd, job->row.path, &job->err) != ERR_NONE) {
+        job->finish_failed = true;
+        return;
+    }
+    if (dirfd < 0) {
+        err_set(&job->err, ERR_SYSTEM, true, "the folder of source %s can't be reached", job->row.source);
+    } else if (job->action == FINISH_DELETE) {
+        finish_delete(dirfd, job->row.path, &job->row.file, &job->err);
+    } else {
+        finish_move(dirfd, job->row.path, &job->row.file, job->action_dir, false, job->place, &job->err);
+    }
+    job->finish_changed = job->err.code == ERR_CHANGED;
+    job->finish_failed = job->err.code != ERR_NONE && !job->finish_changed;
+}
+
+void finish_run(struct work *work)
+{
+    struct job *job = work->arg;
+    struct err note_err = {0};
+    if (job->action != FINISH_NONE)
+        put_away(job);
+    if (job->clear_note)
+        quarantine_clear(job->engine->quarantine_dir, job->row.flow, job->row.path, &note_err);
+    if (job->write_note) {
+        char hex[33] = "";
+        if (job->has_hash)
+            text_hex(job->hash, sizeof job->hash, hex);
+        struct quarantine_note note = {
+            .flow = job->row.flow,
+            .source = job->row.source,
+            .path = job->row.path,
+            .table = job->row.table,
+            .dest = job->row.dest,
+            .reason = job->reason[0] != '\0' ? job->reason : job->row.reason,
+            .hash_hex = hex,
+            .id = job->row.file,
+            .at_ms = clock_wall_ms(),
+            .tries = (uint64_t)job->row.tries,
+        };
+        bool was_moved = job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed && job->place[0] != '\0';
+        quarantine_write(was_moved ? NULL : job->engine->quarantine_dir, was_moved ? job->place : NULL, &note, &note_err);
+    }
+    if (note_err.code != ERR_NONE) {
+        struct log_about about = {.flow = job->row.flow, .file = job->row.path};
+        log_write(LOG_ERROR, &about, "the reason could not be written: %s", note_err.text);
+    }
+}

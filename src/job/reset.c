@@ -1,0 +1,283 @@
+/*
+ * reset.c -- drop what a flow made and forget its files; and load again what a destination has lost.
+ *
+ * A reset pauses its flow first, stops its jobs, and then goes page by page through its rows: one LOAD_FORGET for each, after
+ * which the row is deleted. A kill in between leaves a shorter list for the next reset.
+ */
+#include "job_internal.h"
+
+#include <stdio.h>
+
+struct reset {
+    struct engine *e;
+    struct world *world;
+    struct outlet *outlet;
+    const struct config_flow *flow;
+    struct arena arena;
+    struct ledger_row **rows;
+    size_t count, next;
+    struct load load;
+    struct buf text;
+    struct err err;
+    uint64_t dropped, forgotten;
+    engine_text_cb *cb;
+    void *arg;
+    uv_timer_t timer;        /* waits for the flow's jobs to end */
+};
+
+enum { RESET_PAGE = 128, RESET_LOOK_MS = 20 };
+
+static void reset_page(struct reset *r);
+static void reset_next(struct reset *r);
+
+static void on_reset_closed(uv_handle_t *handle)
+{
+    struct reset *r = handle->data;
+    struct world *w = r->world;
+    struct engine *e = r->e;
+    buf_done(&r->text);
+    arena_done(&r->arena);
+    free(r);
+    e->resets--;
+    engine_check_idle(e);
+    world_release(w);
+}
+
+static void reset_end(struct reset *r)
+{
+    if (r->err.code == ERR_NONE) {
+        buf_printf(&r->text, "flow %s: %llu tables dropped, %llu files forgotten; paused until the next start or chute retry\n",
+                   r->flow->name, (unsigned long long)r->dropped, (unsigned long long)r->forgotten);
+        log_warn("flow %s was reset: %llu tables dropped, %llu files forgotten", r->flow->name, (unsigned long long)r->dropped,
+                 (unsigned long long)r->forgotten);
+    }
+    r->cb(r->arg, r->text.data, r->err.code == ERR_NONE ? NULL : &r->err);
+    uv_close((uv_handle_t *)&r->timer, on_reset_closed);
+}
+
+static enum err_code forget_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct reset *r = arg;
+    const struct ledger_row *row = r->rows[r->next];
+    if (row->table_key[0] != '\0') {
+        char key[TABLE_NAME_MAX + 128];
+        newest_key(row->dest, row->table_key, key, sizeof key);
+        if (ledger_header_put(tx, row->dest, row->table_key, NULL, err) != ERR_NONE ||
+            ledger_meta_put(tx, key, NULL, err) != ERR_NONE)
+            return err->code;
+    }
+    return ledger_delete(tx, row->id, err);
+}
+
+static void on_forgotten(void *arg, const struct err *err)
+{
+    struct reset *r = arg;
+    if (err != NULL) {
+        r->err = *err;
+        reset_end(r);
+        return;
+    }
+    r->forgotten++;
+    r->next++;
+    reset_next(r);
+}
+
+static void reset_forget_row(struct reset *r)
+{
+    if (ledger_run(r->e->ledger, forget_fn, on_forgotten, r, &r->err) != ERR_NONE)
+        reset_end(r);
+}
+
+static void on_table_forgotten(struct load *load)
+{
+    struct reset *r = load->owner;
+    const struct ledger_row *row = r->rows[r->next];
+    r->err = load->err;
+    if (r->err.code != ERR_NONE) {
+        err_wrap(&r->err, "drop %s in %s", row->table, r->outlet->config->name);
+        reset_end(r);
+        return;
+    }
+    if (!load->receipt.is_duplicate) { /* the driver says so when there was nothing of ours to drop */
+        r->dropped++;
+        buf_printf(&r->text, "dropped %s in %s\n", row->table, r->outlet->config->name);
+    }
+    reset_forget_row(r);
+}
+
+static void reset_next(struct reset *r)
+{
+    if (r->next == r->count) {
+        reset_page(r);
+        return;
+    }
+    const struct ledger_row *row = r->rows[r->next];
+    if (row->table[0] == '\0' || (!row->was_loaded && !row->drop_pending)) {
+        reset_forget_row(r);
+        return;
+    }
+    memset(&r->load, 0, sizeof r->load);
+    r->load = (struct load){.what = LOAD_FORGET, .plan = &r->flow->plan, .instance = r->e->instance, .source = row->source,
+                            .path = row->path, .load_key = row->load_key, .table = row->table, .may_drop = true, .fd = -1,
+                            .finished = on_table_forgotten, .owner = r};
+    if (r->outlet->config->ops->begin(r->outlet->state, &r->load, &r->err) != ERR_NONE)
+        reset_end(r);
+}
+
+static bool take_row(void *arg, const struct ledger_row *row)
+{
+    struct reset *r = arg;
+    struct ledger_row *copy = arena_alloc(&r->arena, sizeof *copy);
+    if (copy == NULL)
+        return false;
+    *copy = *row;
+    copy->source = arena_strdup(&r->arena, row->source);
+    copy->path = arena_strdup(&r->arena, row->path);
+    copy->dest = arena_strdup(&r->arena, row->dest);
+    copy->flow = r->flow->name;
+    copy->table = arena_strdup(&r->arena, row->table);
+    copy->table_key = arena_strdup(&r->arena, row->table_key);
+    copy->load_key = arena_strdup(&r->arena, row->load_key);
+    copy->reason = "";
+    if (copy->source == NULL || copy->path == NULL || copy->dest == NULL || copy->table == NULL || copy->table_key == NULL ||
+        copy->load_key == NULL)
+        return false;
+    r->rows[r->count++] = copy;
+    return true;
+}
+
+static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct reset *r = arg;
+    arena_done(&r->arena);
+    arena_init(&r->arena);
+    r->count = r->next = 0;
+    r->rows = arena_alloc(&r->arena, RESET_PAGE * sizeof *r->rows);
+    if (r->rows == NULL)
+        return err_nomem(err);
+    const struct ledger_query q = {.flow = r->flow->name, .limit = RESET_PAGE};
+    return ledger_each(tx, &q, take_row, r, err);
+}
+
+static void on_page(void *arg, const struct err *err)
+{
+    struct reset *r = arg;
+    if (err != NULL)
+        r->err = *err;
+    if (err != NULL || r->count == 0)
+        reset_end(r);
+    else
+        reset_next(r);
+}
+
+static void reset_page(struct reset *r)
+{
+    if (ledger_run(r->e->ledger, page_fn, on_page, r, &r->err) != ERR_NONE)
+        reset_end(r);
+}
+
+/* The flow's jobs were told to stop; look again shortly until they have. */
+static void on_look(uv_timer_t *timer)
+{
+    struct reset *r = timer->data;
+    bool running = r->outlet->is_claiming;
+    struct job *job;
+    DL_FOREACH(r->e->jobs, job)
+    {
+        if (job->flow == r->flow) {
+            job_abort(job);
+            running = true;
+        }
+    }
+    if (running)
+        return;
+    uv_timer_stop(timer);
+    reset_page(r);
+}
+
+static bool pause_flow(struct engine *e, const char *flow)
+{
+    if (engine_flow_paused(e, flow))
+        return true;
+    char **grown = realloc(e->paused, (e->paused_count + 1) * sizeof *grown);
+    char *name = strdup(flow);
+    if (grown != NULL)
+        e->paused = grown;
+    if (grown == NULL || name == NULL) {
+        free(name);
+        return false;
+    }
+    e->paused[e->paused_count++] = name;
+    return true;
+}
+
+enum err_code engine_reset(struct engine *e, const char *flow_name, engine_text_cb *cb, void *arg, struct err *err)
+{
+    if (e->world == NULL || e->is_draining)
+        return err_set(err, ERR_STOPPED, false, "chute is stopping");
+    const struct config_flow *flow = config_flow_named(e->world->config, flow_name);
+    if (flow == NULL)
+        return err_set(err, ERR_CONFIG, false, "no flow is called %s", flow_name);
+    struct reset *r = calloc(1, sizeof *r);
+    if (r == NULL || !pause_flow(e, flow_name)) {
+        free(r);
+        return err_nomem(err);
+    }
+    r->e = e;
+    r->world = e->world;
+    r->flow = flow;
+    for (size_t i = 0; i < e->world->outlet_count; i++)
+        if (e->world->outlets[i].config == flow->dest)
+            r->outlet = &e->world->outlets[i];
+    arena_init(&r->arena);
+    buf_init(&r->text);
+    r->cb = cb;
+    r->arg = arg;
+    e->resets++;
+    world_hold(r->world);
+    uv_timer_init(e->loop, &r->timer);
+    r->timer.data = r;
+    uv_timer_start(&r->timer, on_look, 1, RESET_LOOK_MS);
+    return ERR_NONE;
+}
+
+/* ---- a destination that is another one than before ---- */
+
+struct requeue {
+    struct ledger_tx *tx;
+    const struct config *config;
+    struct err *err;
+};
+
+static bool requeue_row(void *arg, const struct ledger_row *row)
+{
+    struct requeue *q = arg;
+    const struct config_flow *flow = config_flow_named(q->config, row->flow);
+    struct ledger_row next = *row;
+    char key[33];
+    if (flow == NULL || row->taken_by_us)
+        return true;
+    engine_new_key(NULL, key);
+    next.state = STATE_QUEUED;
+    next.reason = "";
+    next.load_key = key;
+    next.was_loaded = false;
+    next.has_hash = false;
+    next.tries = 0;
+    next.failed_ms = 0;
+    next.next_try_ms = 0;
+    next.since_ms = next.seen_ms = clock_wall_ms();
+    /* What it loaded into the other database is no repeat here: forget its versions by making the row anew. */
+    if (ledger_delete(q->tx, row->id, q->err) != ERR_NONE)
+        return false;
+    next.id = 0;
+    return ledger_put(q->tx, &next, q->err) == ERR_NONE;
+}
+
+enum err_code requeue_destination(struct ledger_tx *tx, const struct config *config, const char *dest, struct err *err)
+{
+    struct requeue r = {.tx = tx, .config = config, .err = err};
+    const struct ledger_query q = {.dest = dest, .states = STATE_BIT(STATE_LOADED) | STATE_BIT(STATE_SKIPPED)};
+    enum err_code code = ledger_each(tx, &q, requeue_row, &r, err);
+    return code != ERR_NONE ? code : err->code;
+}

@@ -1,0 +1,628 @@
+/*
+ * sweep.c -- what is no longer there: deletes and renames, by event and by looking.
+ *
+ * A delete is believed only after a look (source_ops.probe): the parent could be listed, and the root is the one in the
+ * ledger. A sweep goes through the ledger's paths of a source in pages, twice: first it counts, then it marks, so that a
+ * mass delete can be held before anything is touched.
+ */
+#include "job_internal.h"
+
+#include <limits.h>
+#include <stdio.h>
+
+/* ---- marking rows ---- */
+
+enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, int64_t now_ms, struct err *err)
+{
+    const struct config_flow *flow = config_flow_named(config, row->flow);
+    if (row->taken_by_us || row->state == STATE_GONE)
+        return ERR_NONE;
+    bool drops = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && row->was_loaded && row->table[0] != '\0';
+    bool was_loading = row->state == STATE_LOADING;
+    row->finish_pending = row->state == STATE_QUARANTINED; /* its reason file goes too */
+    row->state = STATE_GONE;
+    row->drop_pending = drops && !was_loading; /* while it loads, the job decides when it records */
+    row->reason = "";
+    row->tries = 0;
+    row->failed_ms = 0;
+    row->next_try_ms = 0;
+    row->since_ms = now_ms;
+    if (ledger_put(tx, row, err) != ERR_NONE)
+        return err->code;
+    return row->drop_pending ? ERR_NONE : release_owner(tx, row, err);
+}
+
+struct gone_work {
+    struct intake *in;
+    struct arena arena;
+    struct probe *probes;
+    size_t count;
+};
+
+static void gone_work_free(struct gone_work *work)
+{
+    arena_done(&work->arena);
+    free(work);
+}
+
+static enum err_code mark_path(struct ledger_tx *tx, struct intake *in, const char *path, struct err *err)
+{
+    struct arena arena;
+    arena_init(&arena);
+    enum err_code code = ERR_NONE;
+    for (size_t i = 0; i < in->flow_count && code == ERR_NONE; i++) {
+        struct ledger_row *row;
+        code = ledger_get(tx, in->config->name, path, in->flows[i]->name, &arena, &row, err);
+        if (code == ERR_NONE && row != NULL)
+            code = note_gone(tx, in->world->config, row, clock_wall_ms(), err);
+    }
+    arena_done(&arena);
+    return code;
+}
+
+static enum err_code gone_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct gone_work *work = arg;
+    for (size_t i = 0; i < work->count; i++)
+        if (work->probes[i].answer == PROBE_GONE && mark_path(tx, work->in, work->probes[i].path, err) != ERR_NONE)
+            return err->code;
+    return ERR_NONE;
+}
+
+/* ---- deletes told by events: wait a moment, look, mark ---- */
+
+static void arm_gone_timer(struct intake *in);
+
+static void on_gone_marked(void *arg, const struct err *err)
+{
+    struct gone_work *work = arg;
+    struct intake *in = work->in;
+    struct world *w = in->world;
+    in->is_probing_gone = false;
+    if (err != NULL) {
+        in->is_lost = true;
+        engine_ledger_failed(w->engine);
+    }
+    gone_work_free(work);
+    finish_pending_start(w);
+    engine_pump_all(w->engine);
+    arm_gone_timer(in);
+    engine_check_idle(w->engine);
+    world_release(w);
+}
+
+static void on_gone_probed(void *arg, struct probe *probes, size_t count)
+{
+    struct gone_work *work = arg;
+    struct err err = {0};
+    (void)probes;
+    (void)count;
+    if (ledger_run(work->in->world->engine->ledger, gone_fn, on_gone_marked, work, &err) != ERR_NONE)
+        on_gone_marked(work, &err);
+}
+
+void on_gone_timer(uv_timer_t *timer)
+{
+    struct intake *in = timer->data;
+    uint64_t now = clock_mono_ms();
+    if (in->is_probing_gone || in->world->is_stopping)
+        return;
+    struct gone_work *work = calloc(1, sizeof *work);
+    if (work == NULL)
+        return;
+    arena_init(&work->arena);
+    work->in = in;
+    work->probes = arena_alloc(&work->arena, (in->gone_count + 1) * sizeof *work->probes);
+    struct gone_path *g, *tmp;
+    LL_FOREACH_SAFE(in->gone, g, tmp)
+    {
+        char *path = g->due_ms <= now && work->probes != NULL ? arena_strdup(&work->arena, g->path) : NULL;
+        if (path == NULL)
+            continue;
+        work->probes[work->count++].path = path;
+        LL_DELETE(in->gone, g);
+        in->gone_count--;
+        free(g);
+    }
+    struct err err = {0};
+    if (work->count == 0 ||
+        in->config->ops->probe(in->state, work->probes, work->count, on_gone_probed, work, &err) != ERR_NONE) {
+        in->is_lost = in->is_lost || work->count > 0;
+        gone_work_free(work);
+        arm_gone_timer(in);
+        return;
+    }
+    in->is_probing_gone = true;
+    world_hold(in->world);
+}
+
+static void arm_gone_timer(struct intake *in)
+{
+    if (in->gone == NULL || in->is_probing_gone || in->world->is_stopping)
+        return;
+    uint64_t now = clock_mono_ms(), due = UINT64_MAX;
+    struct gone_path *g;
+    LL_FOREACH(in->gone, g) due = g->due_ms < due ? g->due_ms : due;
+    uv_timer_start(&in->gone_timer, on_gone_timer, due > now ? due - now : 1, 0);
+}
+
+/* An editor unlinks and writes anew: a delete waits twice the debounce before anybody looks. */
+void intake_gone(struct intake *in, const char *path)
+{
+    if (in->config->ops->probe == NULL || in->world->is_stopping)
+        return;
+    size_t size = strlen(path) + 1;
+    struct gone_path *g = in->gone_count < SETTLED_MAX ? calloc(1, sizeof *g + size) : NULL;
+    if (g == NULL) {
+        in->is_lost = true;
+        engine_ledger_failed(in->world->engine); /* it scans when all is well again */
+        return;
+    }
+    memcpy(g->path, path, size);
+    g->due_ms = clock_mono_ms() + 2 * in->config->debounce_ms;
+    LL_PREPEND(in->gone, g);
+    in->gone_count++;
+    if (!uv_is_active((uv_handle_t *)&in->gone_timer))
+        arm_gone_timer(in);
+}
+
+/* ---- sweeps ---- */
+
+struct sweep {
+    struct intake *in;
+    char *below;             /* NULL: the whole source */
+    bool is_event;           /* a folder went away before our eyes: nothing is held */
+    bool is_marking;         /* second time */
+    bool trusts_new_root;    /* counting under a root that is not the one in the ledger */
+    char expected_root[64];
+    int64_t after_id;
+    struct arena arena;      /* of one page */
+    struct probe *probes;
+    bool *has_table;         /* per path of the page: dropping it would drop or empty a table */
+    size_t count;
+    bool is_last;
+    struct err err;
+    uint64_t present, gone, tables, tables_gone;
+};
+
+static void sweep_page(struct sweep *s);
+static void next_page(struct sweep *s);
+
+static void sweep_end(struct sweep *s)
+{
+    struct intake *in = s->in;
+    struct world *w = in->world;
+    if (s->trusts_new_root && in->config->ops->expect_root != NULL)
+        in->config->ops->expect_root(in->state, s->expected_root);
+    arena_done(&s->arena);
+    free(s->below);
+    free(s);
+    in->sweep = NULL;
+    if (in->sweep_again) {
+        in->sweep_again = false;
+        sweep_start(in, NULL, false);
+    }
+    finish_pending_start(w);
+    engine_pump_all(w->engine);
+    engine_check_idle(w->engine);
+    world_release(w);
+}
+
+static bool page_row(void *arg, const struct ledger_row *row)
+{
+    struct sweep *s = arg;
+    s->after_id = row->id;
+    if (row->taken_by_us)
+        return true;
+    char *path = arena_strdup(&s->arena, row->path);
+    if (path == NULL) {
+        err_nomem(&s->err);
+        return false;
+    }
+    const struct config_flow *flow = config_flow_named(s->in->world->config, row->flow);
+    s->has_table[s->count] = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && row->was_loaded;
+    s->probes[s->count++].path = path;
+    return s->count < PAGE_ROWS;
+}
+
+static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct sweep *s = arg;
+    arena_done(&s->arena);
+    arena_init(&s->arena);
+    s->count = 0;
+    s->probes = arena_alloc(&s->arena, PAGE_ROWS * sizeof *s->probes);
+    s->has_table = arena_alloc(&s->arena, PAGE_ROWS * sizeof *s->has_table);
+    if (s->probes == NULL || s->has_table == NULL)
+        return err_nomem(err);
+    int64_t before;
+    do { /* rows that chute took away itself don't fill a page */
+        before = s->after_id;
+        const struct ledger_query q = {.source = s->in->config->name, .below = s->below, .after_id = s->after_id,
+                                       .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE), .limit = PAGE_ROWS};
+        if (ledger_each(tx, &q, page_row, s, err) != ERR_NONE)
+            return err->code;
+    } while (s->count == 0 && s->after_id != before);
+    s->is_last = s->count == 0;
+    if (s->err.code != ERR_NONE)
+        return err_set(err, s->err.code, s->err.retryable, "%s", s->err.text);
+    return ERR_NONE;
+}
+
+static enum err_code adopt_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct intake *in = arg;
+    char key[256];
+    snprintf(key, sizeof key, "root:%s", in->config->name);
+    return ledger_meta_put(tx, key, in->config->ops->root_identity(in->state), err);
+}
+
+static void hold(struct intake *in, uint64_t count, const char *why)
+{
+    if (in->held_deletes != count || strcmp(in->held_reason, why) != 0)
+        log_warn("source %s: %llu deletes are held: %s; if they are meant, run: chute retry --deletes", in->config->name,
+                 (unsigned long long)count, why);
+    in->held_deletes = count;
+    snprintf(in->held_reason, sizeof in->held_reason, "%s", why);
+}
+
+/* The first pass is over: may what is gone be marked? */
+static bool may_mark(struct sweep *s)
+{
+    struct intake *in = s->in;
+    if (s->trusts_new_root) {
+        if (s->present < s->gone && !in->force_deletes) {
+            hold(in, s->gone, "the root is another folder or disk than before, and most files are not in it");
+            return false;
+        }
+        struct err err = {0};
+        log_info("source %s: the root has a new identity and holds the known files: accepted", in->config->name);
+        snprintf(in->root_identity, sizeof in->root_identity, "%s", in->config->ops->root_identity(in->state));
+        ledger_run(in->world->engine->ledger, adopt_fn, NULL, in, &err);
+        s->trusts_new_root = false; /* sweep_end() does not go back */
+    }
+    if (!s->is_event && !in->force_deletes && s->tables > 10 && s->tables_gone * 2 > s->tables) {
+        hold(in, s->gone, "more than half of the tables would be dropped at once");
+        return false;
+    }
+    in->held_deletes = 0;
+    in->held_reason[0] = '\0';
+    return s->gone > 0;
+}
+
+static void on_page(void *arg, const struct err *err)
+{
+    struct sweep *s = arg;
+    struct intake *in = s->in;
+    if (err != NULL) {
+        in->is_lost = true;
+        engine_ledger_failed(in->world->engine);
+        sweep_end(s);
+    } else if (in->world->is_stopping) {
+        sweep_end(s);
+    } else if (!s->is_last) {
+        sweep_page(s);
+    } else if (!s->is_marking && may_mark(s)) {
+        s->is_marking = true;
+        s->after_id = 0;
+        next_page(s);
+    } else {
+        if (s->is_marking)
+            in->force_deletes = false;
+        sweep_end(s);
+    }
+}
+
+static void next_page(struct sweep *s)
+{
+    struct err err = {0};
+    err_clear(&s->err);
+    if (ledger_run(s->in->world->engine->ledger, page_fn, on_page, s, &err) != ERR_NONE)
+        on_page(s, &err);
+}
+
+static enum err_code sweep_mark_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct sweep *s = arg;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->probes[i].answer == PROBE_GONE && mark_path(tx, s->in, s->probes[i].path, err) != ERR_NONE)
+            return err->code;
+    return ERR_NONE;
+}
+
+static void on_swept(void *arg, const struct err *err)
+{
+    struct sweep *s = arg;
+    if (err != NULL) {
+        s->in->is_lost = true;
+        engine_ledger_failed(s->in->world->engine);
+        sweep_end(s);
+        return;
+    }
+    next_page(s);
+}
+
+static void on_probed(void *arg, struct probe *probes, size_t count)
+{
+    struct sweep *s = arg;
+    struct err err = {0};
+    if (s->is_marking) {
+        if (ledger_run(s->in->world->engine->ledger, sweep_mark_fn, on_swept, s, &err) != ERR_NONE)
+            on_swept(s, &err);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        s->present += probes[i].answer == PROBE_PRESENT;
+        s->gone += probes[i].answer == PROBE_GONE;
+        s->tables += s->has_table[i] && probes[i].answer != PROBE_UNKNOWN;
+        s->tables_gone += s->has_table[i] && probes[i].answer == PROBE_GONE;
+    }
+    next_page(s);
+}
+
+/* A page is there: look at its paths. */
+static void sweep_page(struct sweep *s)
+{
+    struct err err = {0};
+    if (s->in->config->ops->probe(s->in->state, s->probes, s->count, on_probed, s, &err) != ERR_NONE) {
+        s->in->is_lost = true;
+        sweep_end(s);
+    }
+}
+
+void sweep_start(struct intake *in, const char *below, bool is_event)
+{
+    if (in->config->ops->probe == NULL || in->world->is_stopping)
+        return;
+    if (in->sweep != NULL) {
+        in->sweep_again = true;
+        return;
+    }
+    struct sweep *s = calloc(1, sizeof *s);
+    if (s == NULL || (below != NULL && (s->below = strdup(below)) == NULL)) {
+        free(s);
+        in->is_lost = true;
+        return;
+    }
+    arena_init(&s->arena);
+    s->in = in;
+    s->is_event = is_event;
+    in->sweep = s;
+    world_hold(in->world);
+    /* Another root than the ledger's: count under the new one before deciding whether to believe it. */
+    const char *now = in->config->ops->root_identity != NULL ? in->config->ops->root_identity(in->state) : "";
+    if (in->root_identity[0] == '\0' && now[0] != '\0') {
+        snprintf(in->root_identity, sizeof in->root_identity, "%s", now);
+        struct err err = {0};
+        in->config->ops->expect_root(in->state, now);
+        ledger_run(in->world->engine->ledger, adopt_fn, NULL, in, &err);
+    } else if (now[0] != '\0' && strcmp(now, in->root_identity) != 0 && !is_event) {
+        s->trusts_new_root = true;
+        snprintf(s->expected_root, sizeof s->expected_root, "%s", in->root_identity);
+        in->config->ops->expect_root(in->state, now);
+    }
+    next_page(s);
+}
+
+/* ---- renames ---- */
+
+struct rename_work {
+    struct intake *in;
+    bool is_folder;
+    struct observed *then; /* note this afterwards; NULL */
+    struct ledger_tx *tx;
+    struct err *err;
+    struct arena arena;
+    size_t from_size;
+    const char *to;
+    char from[];
+};
+
+/* One row: carry it along where both names give one table; else its table waits for the new name to be loaded. */
+static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct ledger_row *row, const char *to, struct err *err)
+{
+    const struct config_flow *flow = config_flow_named(in->world->config, row->flow);
+    char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
+    struct err name_err = {0};
+    if (flow == NULL || row->taken_by_us || row->state == STATE_GONE)
+        return ERR_NONE;
+    if (!config_flow_takes(flow, to))
+        return note_gone(tx, in->world->config, row, clock_wall_ms(), err);
+    bool carry = flow_table(flow, to, table, key, sizeof table, &name_err) == ERR_NONE && strcmp(key, row->table_key) == 0;
+    if (carry) {
+        row->path = to;
+        row->table = table;
+        return ledger_put(tx, row, err);
+    }
+    char reason[4200];
+    snprintf(reason, sizeof reason, RENAMED_PREFIX "%s", to);
+    if (note_gone(tx, in->world->config, row, clock_wall_ms(), err) != ERR_NONE)
+        return err->code;
+    row->reason = reason;
+    return ledger_put(tx, row, err);
+}
+
+static bool rename_below(void *arg, const struct ledger_row *row)
+{
+    struct rename_work *work = arg;
+    struct ledger_row copy = *row;
+    char to[PATH_MAX];
+    if (snprintf(to, sizeof to, "%s%s", work->to, row->path + work->from_size - 1) >= (int)sizeof to)
+        return true;
+    return rename_row(work->tx, work->in, &copy, to, work->err) == ERR_NONE;
+}
+
+static enum err_code rename_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct rename_work *work = arg;
+    struct intake *in = work->in;
+    if (work->is_folder) {
+        work->tx = tx;
+        work->err = err;
+        const struct ledger_query q = {.source = in->config->name, .below = work->from,
+                                       .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE)};
+        enum err_code code = ledger_each(tx, &q, rename_below, work, err);
+        return code != ERR_NONE ? code : err->code;
+    }
+    for (size_t i = 0; i < in->flow_count; i++) {
+        struct ledger_row *row;
+        if (ledger_get(tx, in->config->name, work->from, in->flows[i]->name, &work->arena, &row, err) != ERR_NONE)
+            return err->code;
+        if (row != NULL && rename_row(tx, in, row, work->to, err) != ERR_NONE)
+            return err->code;
+    }
+    return ERR_NONE;
+}
+
+static void rename_free(struct rename_work *work)
+{
+    arena_done(&work->arena);
+    free(work->then);
+    free(work);
+}
+
+static void on_rename_noted(void *arg, const struct err *err)
+{
+    struct rename_work *work = arg;
+    struct intake *in = work->in;
+    struct world *w = in->world;
+    if (err != NULL) {
+        in->is_lost = true;
+        engine_ledger_failed(w->engine);
+    } else if (work->is_folder) {
+        intake_rescan(in); /* what is below has new names: those that were not carried are new files */
+    }
+    if (work->then != NULL) {
+        intake_observe(in, work->then->path, &work->then->id);
+        if (in->settled != NULL)
+            in->settled->skip_inode = true;
+        intake_flush(in);
+    }
+    rename_free(work);
+    finish_pending_start(w);
+    engine_check_idle(w->engine);
+    world_release(w);
+}
+
+static void rename_start(struct intake *in, const char *from, const char *to, bool is_folder, struct observed *then)
+{
+    size_t from_size = strlen(from) + 1, to_size = strlen(to) + 1;
+    struct rename_work *work = calloc(1, sizeof *work + from_size + to_size);
+    struct err err = {0};
+    if (work == NULL) {
+        in->is_lost = true;
+        free(then);
+        return;
+    }
+    arena_init(&work->arena);
+    work->in = in;
+    work->is_folder = is_folder;
+    work->then = then;
+    work->from_size = from_size;
+    memcpy(work->from, from, from_size);
+    work->to = memcpy(work->from + from_size, to, to_size);
+    world_hold(in->world);
+    if (ledger_run(in->world->engine->ledger, rename_fn, on_rename_noted, work, &err) != ERR_NONE)
+        on_rename_noted(work, &err);
+}
+
+/* A rename told by an event. The ledger's queue keeps order: the new name is noted after this. */
+void intake_renamed(struct intake *in, const char *from, const char *to, bool is_folder)
+{
+    if (!is_folder) {
+        char old_table[TABLE_NAME_MAX], old_key[TABLE_NAME_MAX], table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
+        for (size_t i = 0; i < in->flow_count; i++) {
+            struct err err = {0};
+            if (config_flow_takes(in->flows[i], from) && config_flow_takes(in->flows[i], to) &&
+                flow_table(in->flows[i], from, old_table, old_key, sizeof old_table, &err) == ERR_NONE &&
+                flow_table(in->flows[i], to, table, key, sizeof table, &err) == ERR_NONE && strcmp(old_key, key) == 0)
+                job_renamed(in->world->engine, in, in->flows[i], from, to);
+        }
+    }
+    rename_start(in, from, to, is_folder, NULL);
+}
+
+/* ---- renames that nobody told us of ---- */
+
+struct look_work {
+    struct intake *in;
+    struct observed *o;      /* the new name */
+    struct probe probe;      /* the old one */
+    char *old_path;
+    struct err err;
+};
+
+static bool take_old_path(void *arg, const struct ledger_row *row)
+{
+    struct look_work *work = arg;
+    if (strcmp(row->path, work->o->path) == 0 || row->file.size != work->o->id.size || row->file.mtime_ns != work->o->id.mtime_ns)
+        return true;
+    work->old_path = strdup(row->path);
+    return false;
+}
+
+static enum err_code look_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct look_work *work = arg;
+    const struct ledger_query q = {.source = work->in->config->name, .inode = work->o->id.inode, .dev = work->o->id.dev,
+                                   .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE)};
+    return ledger_each(tx, &q, take_old_path, work, err);
+}
+
+static void look_end(struct look_work *work, bool is_renamed)
+{
+    struct intake *in = work->in;
+    struct world *w = in->world;
+    if (is_renamed) {
+        rename_start(in, work->old_path, work->o->path, false, work->o);
+        work->o = NULL;
+    } else {
+        intake_observe(in, work->o->path, &work->o->id);
+        if (in->settled != NULL)
+            in->settled->skip_inode = true;
+        intake_flush(in);
+    }
+    free(work->o);
+    free(work->old_path);
+    free(work);
+    in->looking--;
+    engine_check_idle(w->engine);
+    world_release(w);
+}
+
+static void on_old_probed(void *arg, struct probe *probes, size_t count)
+{
+    (void)count;
+    look_end(arg, probes[0].answer == PROBE_GONE);
+}
+
+static void on_old_found(void *arg, const struct err *err)
+{
+    struct look_work *work = arg;
+    struct err probe_err = {0};
+    work->probe.path = work->old_path;
+    if (err != NULL || work->old_path == NULL || work->in->world->is_stopping || work->in->config->ops->probe == NULL ||
+        work->in->config->ops->probe(work->in->state, &work->probe, 1, on_old_probed, work, &probe_err) != ERR_NONE)
+        look_end(work, false);
+}
+
+void renames_look(struct intake *in, struct observed *list)
+{
+    struct observed *o, *tmp;
+    LL_FOREACH_SAFE(list, o, tmp)
+    {
+        struct look_work *work = calloc(1, sizeof *work);
+        struct err err = {0};
+        if (work == NULL) {
+            in->is_lost = true;
+            free(o);
+            continue;
+        }
+        work->in = in;
+        work->o = o;
+        in->looking++;
+        world_hold(in->world);
+        if (ledger_run(in->world->engine->ledger, look_fn, on_old_found, work, &err) != ERR_NONE)
+            on_old_found(work, &err);
+    }
+}
