@@ -54,6 +54,10 @@ enum err_code inspect_rows(int fd, const struct inspect_options *options, struct
 /* XXH3-128 of the bytes of FD from 0 to its end; SIZE bytes read. STOP (may be NULL) ends it early with ERR_STOPPED. */
 enum err_code inspect_hash(int fd, const _Atomic bool *stop, uint8_t ret_hash[16], uint64_t *ret_size, struct err *err);
 
+/* The same of the first LIMIT bytes, or of all if there are fewer; SIZE says how many were read. */
+enum err_code inspect_hash_prefix(int fd, uint64_t limit, const _Atomic bool *stop, uint8_t ret_hash[16],
+                                  uint64_t *ret_size, struct err *err);
+
 /* "comma, utf-8", "semicolon, windows-1250, gzip" */
 void inspect_dialect_text(const struct dialect *dialect, char *ret, size_t size);
 

@@ -1,0 +1,734 @@
+/*
+ * parser.c -- records by libcsv, with the place of each and the bad ones told apart.
+ *
+ * libcsv knows no positions, so it is fed line by line. Its output buffer is the batch itself: after each field the
+ * callback moves entry_buf (public in csv.h, reread by libcsv for every byte) behind it, so nothing is copied and
+ * libcsv never has to allocate: a piece is fed only when the batch has room for all of it.
+ *
+ * Quotes: a quote inside an unquoted field is data, as most programs write it. Text behind a closing quote ("a"b) has
+ * no reading that all programs share: the record is bad, up to the end of that line.
+ */
+#include "inspect_internal.h"
+
+#include "text.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { CSV_ROW_NOT_BEGUN, CSV_FIELD_NOT_BEGUN, CSV_FIELD_BEGUN, CSV_FIELD_MIGHT_HAVE_ENDED }; /* csv_parser.pstate */
+
+int not_a_space(unsigned char c)
+{
+    (void)c;
+    return 0;
+}
+
+static void *never_realloc(void *old, size_t size)
+{
+    (void)old;
+    (void)size;
+    return NULL;
+}
+
+static void never_free(void *memory)
+{
+    (void)memory;
+}
+
+/* ---- places */
+
+/* How many bytes of the file's own encoding N bytes of UTF-8 are. */
+static uint64_t own_width(const struct parser *p, const char *s, size_t n)
+{
+    if (p->dialect->encoding == ENC_UTF8)
+        return n;
+    uint64_t chars = 0, pairs = 0;
+    for (size_t i = 0; i < n; i++) {
+        chars += ((unsigned char)s[i] & 0xC0) != 0x80;
+        pairs += (unsigned char)s[i] >= 0xF0;
+    }
+    return p->dialect->encoding == ENC_UTF16 ? 2 * (chars + pairs) : chars;
+}
+
+static uint64_t chars_in(const char *s, size_t n)
+{
+    uint64_t chars = 0;
+    for (size_t i = 0; i < n; i++)
+        chars += ((unsigned char)s[i] & 0xC0) != 0x80;
+    return chars;
+}
+
+/* The record is bad: an error if none may be skipped, else remembered (the first reason) until the record ends. */
+static __attribute__((format(printf, 3, 4))) enum err_code bad_record(struct parser *p, struct err *err,
+                                                                      const char *fmt, ...)
+{
+    char text[sizeof p->bad];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (p->bad_limit == 0 || (p->skips_header && !p->header_done))
+        return err_set(err, ERR_INPUT, false, "%s", text);
+    if (p->bad[0] == '\0')
+        memcpy(p->bad, text, sizeof text);
+    return ERR_NONE;
+}
+
+/* ---- fields */
+
+/* Behind the field whose quotes opened before C; IS_CLOSING: the byte before C was a quote. */
+static const char *behind_quoted(const struct parser *p, const char *c, bool is_closing)
+{
+    char quote = (char)p->csv.quote_char;
+    for (;;) {
+        if (is_closing && (c >= p->piece_end || *c != quote))
+            return c;
+        if (is_closing)
+            c++;
+        const char *found = c < p->piece_end ? memchr(c, quote, (size_t)(p->piece_end - c)) : NULL;
+        if (found == NULL)
+            return p->piece_end;
+        c = found + 1;
+        is_closing = true;
+    }
+}
+
+/* Was the field of N bytes that just ended quoted? Moves the cursor to the next one. */
+static bool next_is_quoted(struct parser *p, size_t n)
+{
+    bool is_quoted =
+        p->is_carried ? p->carried_quoted : p->cursor < p->piece_end && *p->cursor == (char)p->csv.quote_char;
+    const char *c = p->cursor;
+    if (is_quoted)
+        c = p->is_carried ? behind_quoted(p, c, p->carried_closing) : behind_quoted(p, c + 1, false);
+    else
+        c += p->is_carried ? n - p->carried_length : n;
+    p->cursor = c < p->piece_end ? c + 1 : p->piece_end;
+    p->is_carried = false;
+    return is_quoted;
+}
+
+static bool is_null_word(const struct parser *p, const char *s, size_t n)
+{
+    for (size_t i = 0; i < p->csv_options->null_values.count; i++) {
+        const char *word = p->csv_options->null_values.items[i];
+        if (strlen(word) == n && memcmp(word, s, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void keep_extra(struct parser *p, size_t at, const char *s, size_t n)
+{
+    if (at >= MAX_BAD_FIELDS)
+        return;
+    if (at >= p->extra_max) {
+        size_t max = p->extra_max > 0 ? 2 * p->extra_max : 64;
+        const char **extra = realloc(p->extra, max * sizeof *extra);
+        if (extra != NULL)
+            p->extra = extra;
+        uint32_t *length = realloc(p->extra_length, max * sizeof *length);
+        if (length != NULL)
+            p->extra_length = length;
+        if (extra == NULL || length == NULL) {
+            p->extra_failed = true;
+            return;
+        }
+        p->extra_max = max;
+    }
+    p->extra[at] = s;
+    p->extra_length[at] = (uint32_t)n;
+}
+
+static inline void take_field(struct parser *p, const char *s, size_t n, size_t used)
+{
+    size_t i = p->fields++;
+    if (__builtin_expect(i < p->columns, 1)) {
+        p->cell[i] = s;
+        p->cell_length[i] = (uint32_t)n;
+    } else if (p->keeps_bad) {
+        keep_extra(p, i - p->columns, s, n);
+    }
+    p->csv.entry_buf += used;
+    p->csv.entry_size -= used;
+}
+
+static void on_field(void *s, size_t n, void *arg)
+{
+    take_field(arg, s, n, n);
+}
+
+static void on_field_null_words(void *s, size_t n, void *arg)
+{
+    struct parser *p = arg;
+    bool is_null = !next_is_quoted(p, n) && s != NULL && is_null_word(p, s, n);
+    take_field(p, is_null ? NULL : s, is_null ? 0 : n, n);
+}
+
+static void on_row(int c, void *arg)
+{
+    struct parser *p = arg;
+    (void)c;
+    p->row_ended = true;
+}
+
+/* ---- the end of a record */
+
+static void drop_record(struct parser *p)
+{
+    struct batch *b = p->batch;
+    p->csv.entry_buf = (unsigned char *)b->data + p->record_start;
+    p->csv.entry_size = b->data_size - p->record_start;
+}
+
+static enum err_code keep_bad(struct parser *p, uint64_t number, struct err *err)
+{
+    struct batch *b = p->batch;
+    if (b->bad_count == b->bad_max) {
+        size_t max = b->bad_max > 0 ? 2 * b->bad_max : 8;
+        struct bad_row *bad = realloc(b->bad, max * sizeof *bad);
+        if (bad == NULL)
+            return err_nomem(err);
+        b->bad = bad;
+        b->bad_max = max;
+    }
+    size_t inside = p->fields < p->columns ? p->fields : p->columns;
+    size_t behind = p->fields - inside < MAX_BAD_FIELDS ? p->fields - inside : MAX_BAD_FIELDS;
+    struct bad_row row = {number, p->record_line, p->record_offset, strdup(p->bad), NULL, NULL, inside + behind};
+    row.value = malloc((row.fields + 1) * sizeof *row.value);
+    row.length = malloc((row.fields + 1) * sizeof *row.length);
+    if (row.reason == NULL || row.value == NULL || row.length == NULL || p->extra_failed) {
+        free(row.reason);
+        free(row.value);
+        free(row.length);
+        return err_nomem(err);
+    }
+    memcpy(row.value, p->cell, inside * sizeof *row.value);
+    memcpy(row.length, p->cell_length, inside * sizeof *row.length);
+    if (behind > 0) {
+        memcpy(row.value + inside, p->extra, behind * sizeof *row.value);
+        memcpy(row.length + inside, p->extra_length, behind * sizeof *row.length);
+    }
+    b->bad[b->bad_count++] = row;
+    return ERR_NONE;
+}
+
+static enum err_code finish_bad(struct parser *p, uint64_t number, struct err *err)
+{
+    if (++p->bad_count > p->bad_limit)
+        return err_set(err, ERR_INPUT, false, "%llu bad rows, and bad_rows allows %llu; the last one: %s",
+                       (unsigned long long)p->bad_count, (unsigned long long)p->bad_limit, p->bad);
+    if (p->keeps_bad)
+        return keep_bad(p, number, err);
+    drop_record(p);
+    return ERR_NONE;
+}
+
+static enum err_code finish_header(struct parser *p, struct err *err)
+{
+    p->header_done = true;
+    drop_record(p);
+    if (p->fields != p->columns)
+        return err_set(err, ERR_CHANGED, true, "the header has %zu columns, and had %zu a moment ago", p->fields,
+                       p->columns);
+    return ERR_NONE;
+}
+
+static void pad_record(struct parser *p)
+{
+    while (p->fields < p->columns) {
+        p->cell[p->fields] = NULL;
+        p->cell_length[p->fields++] = 0;
+    }
+}
+
+static enum err_code finish_record(struct parser *p, struct err *err)
+{
+    struct batch *b = p->batch;
+    p->row_ended = p->in_record = p->in_quotes = p->skips_line = false;
+    if (p->skips_header && !p->header_done)
+        return finish_header(p, err);
+    uint64_t number = p->record++;
+    if (__builtin_expect(p->fields != p->columns && p->bad[0] == '\0', 0)) {
+        if (p->fields < p->columns && p->csv_options->short_rows == SHORT_PAD)
+            pad_record(p);
+        else if (bad_record(p, err, "line %llu: %zu field%s, expected %zu (byte offset %llu)",
+                            (unsigned long long)p->record_line, p->fields, p->fields == 1 ? "" : "s", p->columns,
+                            (unsigned long long)p->record_offset) != ERR_NONE)
+            return err->code;
+    }
+    if (__builtin_expect(p->bad[0] != '\0', 0))
+        return finish_bad(p, number, err);
+    size_t row = b->rows.rows++;
+    b->record[row] = number;
+    b->line[row] = p->record_line;
+    b->offset[row] = p->record_offset;
+    p->cell += p->columns;
+    p->cell_length += p->columns;
+    return ERR_NONE;
+}
+
+/* ---- one piece of text: at most one line end, at its end */
+
+/* Behind text that follows a closing quote: all up to the line end goes to the field, and the record ends there. */
+static void take_rest_of_line(struct parser *p, const char *s, size_t n)
+{
+    bool ends_line = n > 0 && (s[n - 1] == '\n' || s[n - 1] == '\r');
+    while (n > 0 && (s[n - 1] == '\n' || s[n - 1] == '\r'))
+        n--;
+    memcpy(p->csv.entry_buf + p->csv.entry_pos, s, n);
+    p->csv.entry_pos += n;
+    p->skips_line = !ends_line;
+    if (!ends_line)
+        return;
+    size_t length = p->csv.entry_pos;
+    take_field(p, (const char *)p->csv.entry_buf, length, length);
+    csv_fini(&p->csv, NULL, NULL, NULL);
+    p->row_ended = true;
+}
+
+/* libcsv stopped at S[AT]. Goes on behind it, or fails. */
+static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size_t *at, struct err *err)
+{
+    if (csv_error(&p->csv) != CSV_EPARSE)
+        return err_set(err, ERR_SYSTEM, true, "line %llu: libcsv: %s", (unsigned long long)p->line,
+                       csv_strerror(csv_error(&p->csv)));
+    if (p->csv.pstate == CSV_FIELD_BEGUN && !p->csv.quoted) {
+        csv_set_opts(&p->csv, (unsigned char)(csv_get_opts(&p->csv) & ~CSV_STRICT));
+        csv_parse(&p->csv, s + *at, 1, p->on_field, on_row, p);
+        csv_set_opts(&p->csv, (unsigned char)(csv_get_opts(&p->csv) | CSV_STRICT));
+        ++*at;
+        return ERR_NONE;
+    }
+    if (bad_record(p, err, "line %llu, column %llu: field %zu goes on behind its closing quote (byte offset %llu)",
+                   (unsigned long long)p->line, (unsigned long long)(p->line_chars + chars_in(s, *at) + 1),
+                   p->fields + 1, (unsigned long long)(p->offset + own_width(p, s, *at))) != ERR_NONE)
+        return err->code;
+    take_rest_of_line(p, s + *at, n - *at);
+    *at = n;
+    return ERR_NONE;
+}
+
+static enum err_code check_utf8(struct parser *p, const char *s, size_t n, struct err *err)
+{
+    size_t at = text_utf8_valid(s, n);
+    if (__builtin_expect(at == n, 1))
+        return ERR_NONE;
+    unsigned long long column = (unsigned long long)(p->line_chars + chars_in(s, at) + 1),
+                       offset = (unsigned long long)(p->offset + own_width(p, s, at)),
+                       line = (unsigned long long)p->line;
+    if (s[at] == '\0')
+        return bad_record(p, err, "line %llu, column %llu: a NUL byte (byte offset %llu)", line, column, offset);
+    return bad_record(p, err,
+                      "line %llu, column %llu: byte 0x%02X is not UTF-8 (byte offset %llu); set csv.encoding if the "
+                      "file has another encoding",
+                      line, column, (unsigned char)s[at], offset);
+}
+
+static enum err_code begin_record(struct parser *p, size_t n, const char *s, struct err *err)
+{
+    if (!p->in_record) {
+        p->record_line = p->line;
+        p->record_offset = p->offset;
+        p->record_bytes = 0;
+        p->record_start = (size_t)(p->csv.entry_buf - (unsigned char *)p->batch->data);
+        p->fields = 0;
+        p->bad[0] = '\0';
+    }
+    if (s[n - 1] == '\n' || s[n - 1] == '\r')
+        n--;
+    p->record_bytes += n;
+    if (__builtin_expect(p->record_bytes <= p->csv_options->max_row, 1))
+        return ERR_NONE;
+    char limit[32];
+    text_format_size(p->csv_options->max_row, limit, sizeof limit);
+    return err_set(err, ERR_INPUT, false,
+                   "line %llu: the row that starts here (byte offset %llu) is longer than csv.max_row (%s)%s",
+                   (unsigned long long)p->record_line, (unsigned long long)p->record_offset, limit,
+                   p->in_quotes ? "; is a quote not closed?" : "");
+}
+
+/* After a piece that did not end its record. */
+static void note_open_record(struct parser *p, size_t fields_before, bool was_in_record)
+{
+    p->in_record = was_in_record || p->csv.pstate != CSV_ROW_NOT_BEGUN;
+    bool is_open = p->csv.pstate == CSV_FIELD_BEGUN && p->csv.quoted;
+    if (is_open && (!p->in_quotes || p->fields != fields_before || !was_in_record)) {
+        p->quote_line = p->line;
+        p->quote_field = p->fields + 1;
+    }
+    p->in_quotes = is_open;
+}
+
+static void note_cursor(struct parser *p, const char *s, size_t n)
+{
+    p->piece_end = s + n;
+    p->cursor = s;
+    p->is_carried = p->csv.pstate == CSV_FIELD_BEGUN || p->csv.pstate == CSV_FIELD_MIGHT_HAVE_ENDED;
+    p->carried_quoted = p->csv.quoted;
+    p->carried_closing = p->csv.pstate == CSV_FIELD_MIGHT_HAVE_ENDED;
+    p->carried_length = p->csv.entry_pos;
+}
+
+static void move_on(struct parser *p, const char *s, size_t n)
+{
+    p->text_pos += n;
+    p->offset += own_width(p, s, n);
+    char last = s[n - 1];
+    if (last == '\n' || last == '\r') {
+        p->line += !(p->after_cr && last == '\n' && n == 1); /* the LF of a CRLF that a block cut was counted */
+        p->line_chars = 0;
+    } else {
+        p->line_chars += chars_in(s, n);
+    }
+    p->after_cr = last == '\r';
+}
+
+static enum err_code feed(struct parser *p, const char *s, size_t n, unsigned flags, struct err *err)
+{
+    if (begin_record(p, n, s, err) != ERR_NONE)
+        return err->code;
+    if ((flags & SCAN_HIGH) != 0 && check_utf8(p, s, n, err) != ERR_NONE)
+        return err->code;
+    size_t fields = p->fields;
+    bool was_in_record = p->in_record;
+    if (p->skips_line) {
+        take_rest_of_line(p, s, n);
+    } else {
+        csv_set_space_func(&p->csv, (flags & SCAN_SPACE) != 0 ? not_a_space : NULL);
+        if (p->has_null_words)
+            note_cursor(p, s, n);
+        size_t at = csv_parse(&p->csv, s, n, p->on_field, on_row, p);
+        while (__builtin_expect(at < n, 0)) {
+            if (strict_stop(p, s, n, &at, err) != ERR_NONE)
+                return err->code;
+            if (at < n)
+                at += csv_parse(&p->csv, s + at, n - at, p->on_field, on_row, p);
+        }
+    }
+    if (p->row_ended) {
+        if (finish_record(p, err) != ERR_NONE)
+            return err->code;
+    } else {
+        note_open_record(p, fields, was_in_record);
+    }
+    move_on(p, s, n);
+    return ERR_NONE;
+}
+
+/* ---- text */
+
+static enum err_code never_closed(struct parser *p, struct err *err)
+{
+    return err_set(
+        err, ERR_INCOMPLETE, false,
+        "line %llu: the quote that opens field %zu is never closed; the row starts on line %llu (byte offset "
+        "%llu)",
+        (unsigned long long)p->quote_line, p->quote_field, (unsigned long long)p->record_line,
+        (unsigned long long)p->record_offset);
+}
+
+static enum err_code finish_text(struct parser *p, struct err *err)
+{
+    if (!p->in_record || p->is_fragment)
+        return ERR_NONE;
+    if (p->skips_line)
+        take_rest_of_line(p, "\n", 1);
+    else if (p->has_null_words)
+        note_cursor(p, "", 0);
+    if (!p->row_ended && csv_fini(&p->csv, p->on_field, on_row, p) != 0)
+        return never_closed(p, err);
+    return finish_record(p, err);
+}
+
+size_t cut_sequence(const char *s, size_t n)
+{
+    for (size_t i = 1; i <= 3 && i <= n; i++) {
+        unsigned char c = (unsigned char)s[n - i];
+        if (c < 0x80)
+            return 0;
+        if (c >= 0xC0)
+            return i < (c >= 0xF0 ? 4u : c >= 0xE0 ? 3u : 2u) ? i : 0;
+    }
+    return 0;
+}
+
+static void text_is_there(struct parser *p)
+{
+    p->text_pos = 0;
+    p->text[-1] = '\n';
+    memset(p->text + p->text_size, p->dialect->delimiter, TEXT_PAD - 1);
+    scan_block(p->text, p->text_size, p->dialect->delimiter, p->dialect->quote, p->flags);
+}
+
+void parser_memory(struct parser *p, char *text, size_t size)
+{
+    p->text = text;
+    p->text_size = size;
+    text_is_there(p);
+}
+
+void add_place(struct err *err, uint64_t line, uint64_t column)
+{
+    if (err->code == ERR_INPUT || err->code == ERR_INCOMPLETE)
+        err_wrap(err, "line %llu, column %llu", (unsigned long long)line, (unsigned long long)column);
+}
+
+/* Read the next block of text. */
+static enum err_code load(struct parser *p, struct err *err)
+{
+    if (p->stream == NULL) {
+        p->text_ends = true;
+        return ERR_NONE;
+    }
+    p->text = p->block + TEXT_PAD;
+    do {
+        memcpy(p->text, p->held_bytes, p->held);
+        size_t n;
+        if (text_read(p->stream, p->text + p->held, p->block_size - p->held, &n, err) != ERR_NONE) {
+            add_place(err, p->line, p->line_chars + 1);
+            return err->code;
+        }
+        n += p->held;
+        p->text_ends = n == p->held;
+        p->held = p->text_ends ? 0 : cut_sequence(p->text, n);
+        p->text_size = n - p->held;
+        memcpy(p->held_bytes, p->text + p->text_size, p->held);
+    } while (p->text_size == 0 && !p->text_ends);
+    text_is_there(p);
+    return ERR_NONE;
+}
+
+/* ---- batches */
+
+static void rebase(const char **value, size_t count, uintptr_t from, const char *to)
+{
+    for (size_t i = 0; i < count; i++)
+        if (value[i] != NULL)
+            value[i] = to + ((uintptr_t)value[i] - from);
+}
+
+/* The cells that point into the record at hand have moved. */
+static void rebase_record(struct parser *p, const char **cell, uintptr_t from, const char *to)
+{
+    size_t inside = p->fields < p->columns ? p->fields : p->columns;
+    rebase(cell, inside, from, to);
+    if (p->keeps_bad && p->fields > inside) {
+        size_t behind = p->fields - inside;
+        if (behind > p->extra_max)
+            behind = p->extra_max;
+        rebase(p->extra, behind < MAX_BAD_FIELDS ? behind : MAX_BAD_FIELDS, from, to);
+    }
+}
+
+static size_t data_used(const struct parser *p)
+{
+    return (size_t)(p->csv.entry_buf - (unsigned char *)p->batch->data) + p->csv.entry_pos;
+}
+
+/* Room for N more bytes of the only record in the batch. */
+static enum err_code grow(struct parser *p, size_t n, struct err *err)
+{
+    struct batch *b = p->batch;
+    if (p->before_grow != NULL && b->data_size <= b->usual_size && p->before_grow(p->grow_arg, err) != ERR_NONE)
+        return err->code;
+    size_t needed = data_used(p) + n, most = p->csv_options->max_row + BLOCK_BYTES;
+    size_t size = 2 * b->data_size < most ? 2 * b->data_size : most;
+    size = size < needed ? needed : size;
+    uintptr_t from = (uintptr_t)b->data;
+    size_t field = (size_t)(p->csv.entry_buf - (unsigned char *)b->data);
+    char *data = realloc(b->data, size + PAD_BYTES);
+    if (data == NULL)
+        return err_nomem(err);
+    b->data = data;
+    b->data_size = size;
+    p->csv.entry_buf = (unsigned char *)data + field;
+    p->csv.entry_size = size - field;
+    rebase_record(p, p->cell, from, data);
+    return ERR_NONE;
+}
+
+static enum err_code attach(struct parser *p, struct batch *b, struct err *err)
+{
+    p->batch = b;
+    p->cell = b->value;
+    p->cell_length = b->length;
+    p->csv.entry_buf = (unsigned char *)b->data;
+    p->csv.entry_size = b->data_size;
+    p->record_start = 0;
+    if (!p->has_carry)
+        return ERR_NONE;
+    size_t field = p->carry_used - p->csv.entry_pos, inside = p->fields < p->columns ? p->fields : p->columns;
+    p->has_carry = false;
+    if (p->carry_used > b->data_size) {
+        size_t entry_pos = p->csv.entry_pos;
+        p->csv.entry_pos = 0;
+        size_t fields = p->fields;
+        p->fields = 0;
+        enum err_code code = grow(p, p->carry_used, err);
+        p->csv.entry_pos = entry_pos;
+        p->fields = fields;
+        if (code != ERR_NONE)
+            return code;
+    }
+    memcpy(b->data, p->carry, p->carry_used);
+    if (inside > 0) {
+        memcpy(p->cell, p->carry_cell, inside * sizeof *p->cell);
+        memcpy(p->cell_length, p->carry_length, inside * sizeof *p->cell_length);
+    }
+    rebase_record(p, p->cell, (uintptr_t)p->carry, b->data);
+    p->csv.entry_buf = (unsigned char *)b->data + field;
+    p->csv.entry_size = b->data_size - field;
+    return ERR_NONE;
+}
+
+/* Keep the record that the end of the batch cuts for the next one. */
+static enum err_code cut_record(struct parser *p, struct err *err)
+{
+    size_t used = data_used(p) - p->record_start, inside = p->fields < p->columns ? p->fields : p->columns;
+    if (used > p->carry_size) {
+        free(p->carry);
+        p->carry_size = 0;
+        p->carry = malloc(used);
+        if (p->carry == NULL)
+            return err_nomem(err);
+        p->carry_size = used;
+    }
+    if (p->carry_cell == NULL) {
+        p->carry_cell = malloc((p->columns + 1) * sizeof *p->carry_cell);
+        p->carry_length = malloc((p->columns + 1) * sizeof *p->carry_length);
+        if (p->carry_cell == NULL || p->carry_length == NULL)
+            return err_nomem(err);
+    }
+    const char *from = p->batch->data + p->record_start;
+    memcpy(p->carry, from, used);
+    memcpy(p->carry_cell, p->cell, inside * sizeof *p->carry_cell);
+    memcpy(p->carry_length, p->cell_length, inside * sizeof *p->carry_length);
+    rebase_record(p, p->carry_cell, (uintptr_t)from, p->carry);
+    p->carry_used = used;
+    p->has_carry = true;
+    return ERR_NONE;
+}
+
+/* The next piece, or IS_FULL when the batch has no room for it. */
+static enum err_code step(struct parser *p, bool *is_full, struct err *err)
+{
+    const char *s = p->text + p->text_pos;
+    size_t n = p->text_size - p->text_pos;
+    const char *lf = memchr(s, '\n', n);
+    if (lf != NULL)
+        n = (size_t)(lf - s) + 1;
+    unsigned flags = 0;
+    for (size_t i = p->text_pos / SCAN_CHUNK; i <= (p->text_pos + n - 1) / SCAN_CHUNK; i++)
+        flags |= p->flags[i];
+    if (__builtin_expect((flags & SCAN_CR) != 0, 0)) {
+        const char *cr = memchr(s, '\r', n);
+        if (cr != NULL && !(lf != NULL && cr + 1 == lf))
+            n = (size_t)(cr - s) + 1;
+    }
+    struct batch *b = p->batch;
+    if (__builtin_expect(data_used(p) + n > b->data_size, 0)) {
+        *is_full = b->rows.rows > 0 || b->bad_count > 0;
+        if (*is_full)
+            return p->in_record ? cut_record(p, err) : ERR_NONE;
+        if (grow(p, n, err) != ERR_NONE)
+            return err->code;
+    }
+    return feed(p, s, n, flags, err);
+}
+
+static enum err_code fill(struct parser *p, struct batch *b, struct err *err)
+{
+    if (attach(p, b, err) != ERR_NONE)
+        return err->code;
+    bool is_full = false;
+    while (!is_full && b->rows.rows < b->rows_max && b->bad_count < 256) {
+        if (p->text_pos < p->text_size) {
+            if (step(p, &is_full, err) != ERR_NONE)
+                return err->code;
+            continue;
+        }
+        if (p->stop != NULL && atomic_load_explicit(p->stop, memory_order_relaxed))
+            return err_set(err, ERR_STOPPED, false, "stopped");
+        if (p->text_ends) {
+            b->is_last = true;
+            return finish_text(p, err);
+        }
+        if (load(p, err) != ERR_NONE)
+            return err->code;
+    }
+    return ERR_NONE;
+}
+
+void parser_fill(struct parser *p, struct batch *b)
+{
+    if (fill(p, b, &b->err) != ERR_NONE)
+        b->is_last = true;
+    for (size_t c = 0; c < p->columns && b->err.code == ERR_NONE; c++)
+        kind_narrow(&p->kinds[c], &p->has_value[c], b->value + c, b->length + c, b->rows.rows, p->columns);
+    memcpy(b->kinds, p->kinds, p->columns * sizeof *b->kinds);
+    memcpy(b->has_value, p->has_value, p->columns * sizeof *b->has_value);
+    b->rows.value = b->value;
+    b->records = p->record;
+    b->bytes = p->stream != NULL ? p->stream->disk_offset : 0;
+}
+
+/* ---- life */
+
+void parser_restart(struct parser *p, uint64_t first_offset)
+{
+    p->text_size = p->text_pos = p->held = 0;
+    p->text_ends = false;
+    p->csv.pstate = CSV_ROW_NOT_BEGUN;
+    p->csv.quoted = 0;
+    p->csv.spaces = p->csv.entry_pos = 0;
+    p->line = 1;
+    p->offset = first_offset;
+    p->line_chars = p->record = p->bad_count = 0;
+    p->after_cr = p->in_record = p->row_ended = p->in_quotes = p->skips_line = false;
+    p->header_done = p->has_carry = p->extra_failed = false;
+    p->bad[0] = '\0';
+    p->fields = 0;
+}
+
+enum err_code parser_init(struct parser *p, struct err *err)
+{
+    p->empty_is_null = false;
+    p->has_null_words = false;
+    for (size_t i = 0; i < p->csv_options->null_values.count; i++) {
+        if (p->csv_options->null_values.items[i][0] == '\0')
+            p->empty_is_null = true;
+        else
+            p->has_null_words = true;
+    }
+    p->on_field = p->has_null_words ? on_field_null_words : on_field;
+    csv_init(&p->csv, (unsigned char)(CSV_STRICT | CSV_STRICT_FINI | (p->empty_is_null ? CSV_EMPTY_IS_NULL : 0)));
+    csv_set_delim(&p->csv, (unsigned char)p->dialect->delimiter);
+    csv_set_quote(&p->csv, (unsigned char)p->dialect->quote);
+    csv_set_realloc_func(&p->csv, never_realloc);
+    csv_set_free_func(&p->csv, never_free);
+    p->block = p->stream != NULL ? malloc(p->block_size + 2 * TEXT_PAD) : NULL;
+    p->flags = malloc(p->block_size / SCAN_CHUNK + 2);
+    if ((p->stream != NULL && p->block == NULL) || p->flags == NULL) {
+        parser_done(p);
+        return err_nomem(err);
+    }
+    parser_restart(p, 0);
+    return ERR_NONE;
+}
+
+void parser_done(struct parser *p)
+{
+    free(p->block);
+    free(p->flags);
+    free(p->extra);
+    free(p->extra_length);
+    free(p->carry);
+    free(p->carry_cell);
+    free(p->carry_length);
+    p->block = NULL;
+    p->flags = NULL;
+    p->extra = p->carry_cell = NULL;
+    p->extra_length = p->carry_length = NULL;
+    p->carry = NULL;
+}
