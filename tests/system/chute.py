@@ -139,25 +139,22 @@ class Chute:
         return json.loads(self.ask("status", "--json"))
 
     def receipts(self, *arguments):
-        answer = json.loads(self.ask("receipts", "--json", *arguments))
-        return answer["receipts"] if isinstance(answer, dict) else answer
+        return [json.loads(line) for line in self.ask("receipts", "--json", *arguments).splitlines()]
 
     def receipts_of(self, path, state=None):
         return [r for r in self.receipts() if r["path"] == str(path) and state in (None, r["state"])]
 
+    def files(self, *states):
+        """What the ledger has about files, a dict each; all files, or those in STATES."""
+        words = [word for state in states or STATES for word in ("--state", state)]
+        return [json.loads(line) for line in self.ask("status", "--json", *words).splitlines()]
+
     def state_of(self, path):
-        """The state word of a file, from status --json --state; None if chute doesn't know it."""
+        """The state word of a file below the inbox; None if the ledger doesn't know it."""
         for file in self.files():
             if file["path"] == str(path):
                 return file["state"]
         return None
-
-    def files(self, state=None):
-        arguments = ["status", "--json"]
-        found = []
-        for word in [state] if state else STATES:
-            found += json.loads(self.ask(*arguments, "--state", word)).get("file_list", [])
-        return found
 
     def wait_state(self, path, state):
         wait_until(lambda: self.state_of(path) == state,
