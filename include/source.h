@@ -93,7 +93,7 @@ struct source_ops {
     int (*open_now)(void *state, const char *path, struct err *err);
     /* The root as an O_PATH descriptor for finish (move, delete), owned by the source; NULL: not a local folder. */
     int (*root_fd)(void *state);
-    /* The root as an absolute path, links resolved where they can be; for people who name files. NULL: not a local folder. */
+    /* The root as an absolute path, as configured; for people who name files. NULL: not a local folder. */
     const char *(*root_path)(void *state);
     /* Identity of the root: "filesystem:inode", opaque, "" while unknown. The ledger keeps it; another one deletes nothing. */
     const char *(*root_identity)(void *state);

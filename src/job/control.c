@@ -136,18 +136,26 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
 
 /* ---- paths that people name ---- */
 
+static const char *below(const char *root, const char *path)
+{
+    size_t n = strlen(root);
+    while (n > 0 && root[n - 1] == '/')
+        n--;
+    return strncmp(path, root, n) == 0 && path[n] == '/' ? path + n + 1 : NULL;
+}
+
 /* PATH below the root of IN, or NULL. Absolute paths are compared with the root as configured and as it resolves. */
 static const char *below_root(const struct intake *in, const char *path)
 {
     if (path[0] != '/')
         return strncmp(path, "./", 2) == 0 ? path + 2 : path;
     const char *root = in->state != NULL && in->config->ops->root_path != NULL ? in->config->ops->root_path(in->state) : "";
-    size_t n = strlen(root);
-    while (n > 0 && root[n - 1] == '/')
-        n--;
-    if (strncmp(path, root, n) == 0 && path[n] == '/')
-        return path + n + 1;
-    return NULL;
+    const char *rel = below(root, path);
+    char *resolved = rel == NULL ? realpath(root, NULL) : NULL;
+    if (resolved != NULL)
+        rel = below(resolved, path);
+    free(resolved);
+    return rel;
 }
 
 const char *engine_explain(struct engine *e, const char *path, char *ret, size_t size)

@@ -450,6 +450,12 @@ static void dir_expect_root(void *state, const char *identity)
     uv_mutex_unlock(&s->lock);
 }
 
+static const char *dir_root_path(void *state)
+{
+    const struct dir_source *s = state;
+    return s->root;
+}
+
 const struct source_ops source_directory = {
     .type = "directory",
     .summary = "a folder of this machine",
@@ -463,6 +469,7 @@ const struct source_ops source_directory = {
     .probe = dir_probe,
     .open_now = dir_open_now,
     .root_fd = dir_root_fd,
+    .root_path = dir_root_path,
     .root_identity = dir_root_identity,
     .expect_root = dir_expect_root,
     .close = dir_close,
