@@ -1,0 +1,10 @@
+/* drivers.c -- the sources and destinations of this build: a new one is one line here. */
+#include "app.h"
+
+#include "load.h"
+#include "source_directory.h"
+
+static const struct source_ops *const sources[] = {&source_directory, NULL};
+static const struct dest_ops *const dests[] = {&dest_sqlite, NULL};
+
+const struct config_drivers app_drivers = {sources, dests};

@@ -1,0 +1,261 @@
+/* load.c -- `chute load`: these files now, with a bar on a terminal, and a line for each at the end. */
+#include "app_internal.h"
+
+#include "clock.h"
+#include "log.h"
+#include "text.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BAR_MS 200
+#define DEADLINE_MS (10 * 60 * 1000)
+
+struct loading {
+    const char **paths; /* absolute, resolved */
+    size_t count;
+    uint64_t bytes; /* of all */
+    uint64_t began_ms;
+    uv_timer_t *timer; /* NULL: no terminal */
+    struct daemon *daemon;
+};
+
+static void clear_bar(void)
+{
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+}
+
+static void draw_bar(struct loading *l)
+{
+    struct arena arena;
+    arena_init(&arena);
+    struct engine_status status;
+    struct err err = {0};
+    if (engine_status(daemon_engine(l->daemon), &arena, &status, &err) != ERR_NONE) {
+        arena_done(&arena);
+        return; /* the next one */
+    }
+    uint64_t done = 0, totals[FILE_STATES], files;
+    for (size_t i = 0; i < status.flow_count; i++)
+        done += status.flows[i].bytes;
+    for (size_t i = 0; i < status.job_count; i++)
+        done += status.jobs[i].bytes_done;
+    arena_done(&arena);
+    engine_totals(daemon_engine(l->daemon), totals);
+    files = totals[STATE_LOADED] + totals[STATE_SKIPPED] + totals[STATE_QUARANTINED];
+    if (done > l->bytes)
+        done = l->bytes;
+    double part = l->bytes == 0 ? 1 : (double)done / (double)l->bytes;
+    double seconds = (double)(clock_mono_ms() - l->began_ms) / 1000;
+    char rate[32], left[32] = "";
+    text_format_size(seconds > 0 ? (uint64_t)((double)done / seconds) : 0, rate, sizeof rate);
+    if (part > 0.01)
+        text_format_duration((uint64_t)(seconds * (1 - part) / part * 1000), left, sizeof left);
+    struct winsize size;
+    int width = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+    int room = width - 60 < 10 ? 10 : width - 60 > 50 ? 50 : width - 60;
+    int filled = (int)(part * room);
+    fprintf(stderr, "\r\033[K[");
+    for (int i = 0; i < room; i++)
+        fputc(i < filled ? '#' : '.', stderr);
+    fprintf(stderr, "] %3d%%  %s/s  %s%s  %llu of %zu files", (int)(part * 100), rate, left,
+            left[0] != '\0' ? " left" : "", (unsigned long long)files, l->count);
+    fflush(stderr);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    draw_bar(timer->data);
+}
+
+static void free_timer(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+static enum err_code on_open(void *arg, struct daemon *d, struct err *err)
+{
+    struct loading *l = arg;
+    l->daemon = d;
+    l->began_ms = clock_mono_ms();
+    if (isatty(STDERR_FILENO)) {
+        l->timer = malloc(sizeof *l->timer);
+        if (l->timer == NULL)
+            return err_nomem(err);
+        uv_timer_init(daemon_loop(d), l->timer);
+        l->timer->data = l;
+        uv_timer_start(l->timer, on_tick, BAR_MS, BAR_MS);
+    }
+    return engine_offer(daemon_engine(d), l->paths, l->count, err);
+}
+
+static void on_end(void *arg, struct daemon *d)
+{
+    struct loading *l = arg;
+    (void)d;
+    if (l->timer == NULL)
+        return;
+    clear_bar();
+    uv_close((uv_handle_t *)l->timer, free_timer);
+    l->timer = NULL;
+}
+
+/* ---- the summary ---- */
+
+struct summary {
+    const char *path;
+    bool is_told, is_failed;
+};
+
+static bool tell_receipt(void *arg, const struct ledger_receipt *r)
+{
+    struct summary *s = arg;
+    char path[1024], bytes[32], time[32];
+    text_printable(s->path, path, sizeof path);
+    s->is_told = true;
+    if (r->state != STATE_LOADED) {
+        s->is_failed = r->state == STATE_QUARANTINED;
+        fprintf(s->is_failed ? stderr : stdout, "%s: %s: %s\n", path, s->is_failed ? "not loaded" : "nothing to do",
+                r->reason);
+        return false;
+    }
+    text_format_size(r->receipt.bytes, bytes, sizeof bytes);
+    text_format_duration((uint64_t)r->duration_ms, time, sizeof time);
+    printf("%s: %llu rows, %s, %s, table %s", path,
+           (unsigned long long)(r->receipt.inserted + r->receipt.updated + r->receipt.unchanged), bytes, time,
+           r->table);
+    if (r->receipt.rejected > 0)
+        printf(", %llu rows rejected", (unsigned long long)r->receipt.rejected);
+    putchar('\n');
+    return false;
+}
+
+static bool tell_row(void *arg, const struct ledger_row *row)
+{
+    struct summary *s = arg;
+    char path[1024];
+    s->is_told = s->is_failed = true;
+    fprintf(stderr, "%s: not loaded, it is still %s%s%s\n", text_printable(s->path, path, sizeof path),
+            file_state_names[row->state], row->reason[0] != '\0' ? ": " : "", row->reason);
+    return false;
+}
+
+/* How each file ended, from the ledger. Returns how many were not loaded. */
+static size_t summarize(const struct loading *l, const char *state, int64_t since_ms)
+{
+    struct ledger_tx *tx;
+    struct err err = {0}, close_err = {0};
+    char ledger[PATH_MAX];
+    size_t failed = 0;
+    if ((size_t)snprintf(ledger, sizeof ledger, "%s/ledger.db", state) >= sizeof ledger ||
+        ledger_tx_open(ledger, true, &tx, &err) != ERR_NONE) {
+        tell("%s", err.text);
+        return l->count;
+    }
+    for (size_t i = 0; i < l->count; i++) {
+        struct summary s = {.path = l->paths[i]};
+        /* the source of `load` has the root "/" */
+        struct ledger_receipt_query receipts = {
+            .path = l->paths[i] + 1, .since_ms = since_ms, .limit = 1, .newest_first = true};
+        struct ledger_query rows = {.path = l->paths[i] + 1, .limit = 1};
+        if (ledger_receipts_each(tx, &receipts, tell_receipt, &s, &err) != ERR_NONE ||
+            (!s.is_told && ledger_each(tx, &rows, tell_row, &s, &err) != ERR_NONE))
+            tell("%s: %s", s.path, err.text);
+        if (!s.is_told)
+            fprintf(stderr, "%s: not loaded\n", s.path);
+        failed += s.is_failed || !s.is_told;
+    }
+    ledger_tx_close(tx, false, &close_err);
+    return failed;
+}
+
+/* ---- the command ---- */
+
+/* The operands that are files into L; what is none is told. Returns how many are not. */
+static size_t find_files(const struct args *args, struct loading *l)
+{
+    size_t bad = 0;
+    for (int i = 0; i < args->operand_count; i++) {
+        struct stat st;
+        char *path = realpath(args->operands[i], NULL);
+        if (path == NULL || stat(path, &st) != 0) {
+            tell("%s: %s", args->operands[i], strerror(errno));
+        } else if (!S_ISREG(st.st_mode)) {
+            tell("%s: not a regular file; a whole folder is loaded with: chute run --once --watch %s --to URL",
+                 args->operands[i], args->operands[i]);
+        } else {
+            l->bytes += (uint64_t)st.st_size;
+            l->paths[l->count++] = path;
+            continue;
+        }
+        free(path);
+        bad++;
+    }
+    return bad;
+}
+
+static int load_files(const struct args *args, struct loading *l)
+{
+    struct err err = {0};
+    char state_path[PATH_MAX], state_used[PATH_MAX];
+    struct config *config;
+    struct config_quick quick = {.to = args_value(args, "to"),
+                                 .table = args_value(args, "table"),
+                                 .state = find_state(args, state_path),
+                                 .is_load = true};
+    if (config_quick(&quick, &app_drivers, &config, &err) != ERR_NONE) {
+        tell("load: %s", err.text);
+        return err.code == ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED;
+    }
+    static const struct log_output quiet = {.to = "stderr", .level = LOG_WARN, .format = LOG_TEXT};
+    config->logs = arena_alloc(&config->arena, sizeof quiet);
+    if (config->logs == NULL) {
+        config_unref(config);
+        tell("out of memory");
+        return EXIT_FAILED;
+    }
+    *config->logs = quiet;
+    config->log_count = 1;
+    snprintf(state_used, sizeof state_used, "%s", quick.state != NULL ? quick.state : config->state);
+    int64_t since_ms = clock_wall_ms();
+    struct daemon_options options = {.config = config,
+                                     .file = "",
+                                     .state_override = quick.state,
+                                     .once = true,
+                                     .deadline_ms = DEADLINE_MS,
+                                     .on_open = on_open,
+                                     .on_end = on_end,
+                                     .arg = l};
+    int code = daemon_run(&options);
+    if (l->daemon == NULL)
+        return code; /* it did not come to loading */
+    size_t failed = summarize(l, state_used, since_ms);
+    if (failed > 0)
+        tell("%zu of %zu files were not loaded", failed, l->count);
+    return failed > 0 ? EXIT_FAILED : code;
+}
+
+int run_load(const struct args *args)
+{
+    struct loading l = {0};
+    if (args_value(args, "to") == NULL) {
+        tell("load: where to? Name the destination: chute load FILE… --to sqlite:PATH");
+        return EXIT_USAGE;
+    }
+    l.paths = calloc((size_t)args->operand_count, sizeof *l.paths);
+    if (l.paths == NULL) {
+        tell("out of memory");
+        return EXIT_FAILED;
+    }
+    size_t bad = find_files(args, &l);
+    int code = l.count > 0 ? load_files(args, &l) : EXIT_FAILED;
+    for (size_t i = 0; i < l.count; i++)
+        free((char *)(uintptr_t)l.paths[i]);
+    free(l.paths);
+    return bad > 0 && code == EXIT_FINE ? EXIT_FAILED : code;
+}
