@@ -96,7 +96,9 @@ struct config_drivers {
 };
 
 /*
- * Read and check FILE. Errors: "FILE:LINE:COLUMN: what; did you mean ...?". All errors found (up to 20) are joined by
+ * Read and check FILE. Secrets it holds are registered with log_secret() and never part of an error; other values that
+ * come from variables are told by the variable's name. ERR_CONFIG, or ERR_SYSTEM (no memory; RET_ERRORS stays NULL).
+ * Errors: "FILE:LINE:COLUMN: what; did you mean ...?". All errors found (up to 20) are joined by
  * '\n' into RET_ERRORS (malloc'ed, may be NULL argument); ERR has the first. *RET has one reference.
  */
 enum err_code config_load(const char *file, const struct config_drivers *drivers, struct config **ret,
@@ -105,7 +107,7 @@ enum err_code config_load(const char *file, const struct config_drivers *drivers
 /* What a command line says: run and load without a file. */
 struct config_quick {
     const char *profile;     /* NULL, "file2sql" */
-    const char *watch;       /* folder; for load: NULL (then the root is "/" and nothing is watched) */
+    const char *watch;       /* folder; for load: NULL (then the root is "/", the table "{stem}", and nothing is watched) */
     const char *to;          /* URL */
     const char *table;       /* template; NULL: default */
     const char *state;       /* NULL: ./.chute */
@@ -120,7 +122,10 @@ extern const char *const config_profiles[];
 struct config *config_ref(struct config *c);
 void config_unref(struct config *c);
 
-/* Does FLOW take PATH (include, exclude, temporary names)? */
+/*
+ * Does FLOW take PATH (include, exclude, temporary names)? The flow of `chute load` has no include and takes every path:
+ * its files were named one by one. A configuration file can't have such a flow.
+ */
 bool config_flow_takes(const struct config_flow *flow, const char *path);
 
 /* All option tables with where they stand, for help, manual, reference and the tests. */

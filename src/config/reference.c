@@ -106,6 +106,7 @@ static void markdown_option(struct buf *b, const struct option *o)
     add_cell(b, o->name, true);
     add_type(&cell, o);
     add_cell(b, cell.data, false);
+    b->failed = b->failed || cell.failed;
     buf_clear(&cell);
     add_default(&cell, o);
     bool is_word = (o->flags & OPT_REQUIRED) != 0 || o->default_text == NULL;
