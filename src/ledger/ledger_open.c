@@ -126,12 +126,12 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
     sqlite3_db_config(tx->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     sqlite3_busy_timeout(tx->db, BUSY_MS);
     sqlite3_limit(tx->db, SQLITE_LIMIT_LENGTH, 64 << 20); /* a forged length can't make us allocate more */
-    /* None of these reads the file. */
+    /* SQLite reads the header for some of these; a damaged one is told by the caller's first query, where it is looked for. */
     rc = sqlite3_exec(tx->db,
                       "PRAGMA cache_size = -1024; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON; "
                       "PRAGMA recursive_triggers = OFF;",
                       NULL, NULL, NULL);
-    if (rc != SQLITE_OK) {
+    if (rc != SQLITE_OK && rc != SQLITE_ERROR && !ledger_is_corrupt(rc)) {
         ledger_sqlite_error(tx, rc, err);
         ledger_tx_free(tx);
         return err->code;
@@ -386,8 +386,8 @@ enum err_code ledger_open_file(const char *path, struct ledger_tx **ret, struct 
             ret_opened->is_new = true;
         if (exists && !S_ISREG(st.st_mode))
             return err_set(err, ERR_CONFIG, false, "ledger %s: expected a file, found something else", path);
-        if (exists && st.st_size == 0)
-            snprintf(why, sizeof(why), "it is empty");
+        if (exists && st.st_size < 512) /* SQLite would take it for a new one, without a word */
+            snprintf(why, sizeof(why), "it was cut to %lld bytes", (long long)st.st_size);
         else if (try_open(path, exists ? st.st_size : -1, ret, why, sizeof(why), err) != ERR_NONE)
             return err->code;
         if (*ret != NULL) {
