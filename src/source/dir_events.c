@@ -161,6 +161,32 @@ static void moved_to(struct dir_source *s, const char *path, uint32_t cookie, bo
         forget_moved(s, m);
 }
 
+/* `mkdir new && mv old new/`: the arrival was not watched yet. The departure waits here and has its other half now. */
+void dir_tell_carried(struct dir_source *s)
+{
+    uv_mutex_lock(&s->lock);
+    struct dir_carried *c = s->carried;
+    s->carried = NULL;
+    uv_mutex_unlock(&s->lock);
+    if (c != NULL)
+        dir_drain(s);
+    while (c != NULL) {
+        struct dir_carried *next = c->next;
+        struct dir_moved *m;
+        DL_FOREACH(s->moved, m) {
+            if (m->is_dir && strcmp(m->path, c->from) == 0)
+                break;
+        }
+        if (m != NULL) {
+            forget_moved(s, m);
+            if (!atomic_load(&s->is_closing))
+                dir_tell(s, FOUND_FOLDER_RENAMED, c->to, c->from, NULL);
+        }
+        free(c);
+        c = next;
+    }
+}
+
 /* Something else happens at a name that went: what it was before is over. */
 static void close_moved(struct dir_source *s, const char *path)
 {

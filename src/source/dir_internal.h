@@ -96,6 +96,13 @@ struct dir_moved {
     char path[];
 };
 
+/* A folder that a scan met under another name than its watch had: moved to where nothing was watched yet. */
+struct dir_carried {
+    struct dir_carried *next;
+    char *to; /* in the same block */
+    char from[];
+};
+
 struct dir_source {
     const struct directory_options *options;
     uv_loop_t *loop;
@@ -115,6 +122,7 @@ struct dir_source {
     char identity_told[64]; /* the loop's copy */
     char expected[64];
     struct dir_node *tree;       /* the root */
+    struct dir_carried *carried; /* to be told by the loop */
     struct dir_fse *fse_stopped; /* to be closed by the loop */
     struct dir_node *nodes_by_wd;
     struct dir_node *nodes_by_name;
@@ -189,6 +197,7 @@ void dir_on_inotify(uv_poll_t *handle, int status, int events);
 void dir_drain(struct dir_source *s);
 void dir_on_moved_timer(uv_timer_t *timer);
 void dir_moved_drop(struct dir_source *s);
+void dir_tell_carried(struct dir_source *s); /* after a scan's step, before what it found */
 void dir_tell(struct dir_source *s, enum found_how how, const char *path, const char *from, const struct file_id *id);
 
 /* dir_fsevent.c */

@@ -416,6 +416,7 @@ static void done_step(struct work *work)
         dir_maybe_closed(s);
         return;
     }
+    dir_tell_carried(s);
     if (!scan->is_full)
         for (size_t i = 0; i < scan->count && !atomic_load(&s->is_closing); i++)
             s->sink.on_found(s->sink.arg, &scan->chunk[i]);

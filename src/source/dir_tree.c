@@ -263,6 +263,22 @@ static int watch_fd(struct dir_source *s, const struct dir_node *parent, const c
     return inotify_add_watch(s->inotify, full, WATCH_MASK);
 }
 
+static void note_carried(struct dir_source *s, const struct dir_node *node, const struct dir_node *parent,
+                         const char *name)
+{
+    char from[PATH_MAX], to[PATH_MAX];
+    if (!dir_node_path(node, NULL, from, sizeof from) || !dir_node_path(parent, name, to, sizeof to))
+        return;
+    size_t a = strlen(from) + 1, b = strlen(to) + 1;
+    struct dir_carried *c = malloc(sizeof *c + a + b);
+    if (c == NULL)
+        return; /* told as gone and found then */
+    memcpy(c->from, from, a);
+    c->to = c->from + a;
+    memcpy(c->to, to, b);
+    LL_APPEND(s->carried, c);
+}
+
 /* What stands in the way of a node: another one at its name, or its own wd elsewhere. Returns the node if it is right.
  */
 static struct dir_node *settle_names(struct dir_source *s, struct dir_node **parent, const char *name, int wd, int fd)
@@ -278,6 +294,8 @@ static struct dir_node *settle_names(struct dir_source *s, struct dir_node **par
             return NULL;
         }
         int parent_wd = (*parent)->wd;
+        if (node->parent != NULL)
+            note_carried(s, node, *parent, name);
         dir_node_move(s, node, *parent, name);
         *parent = dir_node_by_wd(s, parent_wd);
         return dir_node_by_wd(s, wd);

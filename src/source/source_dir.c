@@ -254,6 +254,11 @@ static void free_source(struct dir_source *s)
     free(s->marker_prefix);
     free(s->marker_suffix);
     dir_moved_drop(s);
+    while (s->carried != NULL) {
+        struct dir_carried *next = s->carried->next;
+        free(s->carried);
+        s->carried = next;
+    }
     while (s->subs != NULL) {
         struct dir_sub *next = s->subs->next;
         free(s->subs);
