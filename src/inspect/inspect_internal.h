@@ -22,11 +22,11 @@
 
 #define BLOCK_BYTES ((size_t)256 * 1024) /* read at a time, and text at a time */
 #define HEAD_BYTES ((size_t)1024 * 1024)
-#define MAX_COLUMNS 32767u    /* what SQLite can be built for at most; bounds memory by columns */
-#define MAX_BAD_FIELDS 65536u /* fields of one rejected row that are kept */
-#define PAD_BYTES 16          /* readable bytes behind every value, for loads of 8 bytes */
-#define SCAN_CHUNK ((size_t)4096)
-#define TEXT_PAD 64 /* writable bytes before and behind every block of text */
+#define MAX_COLUMNS 32767u       /* what SQLite can be built for at most; bounds memory by columns */
+#define MAX_BAD_FIELDS 65536u    /* fields of one rejected row that are kept */
+#define PAD_BYTES 16             /* readable bytes behind every value, for loads of 8 bytes */
+#define SCAN_CHUNK ((size_t)128) /* about a line */
+#define TEXT_PAD 64              /* writable bytes before and behind every block of text */
 
 /* Sizes that tests change to reach every boundary; 0 or -1: as usual. Not for use outside tests. */
 struct inspect_knobs {
@@ -84,14 +84,14 @@ void text_hash(const struct text_stream *t, uint8_t ret[16]);
 /* ---- scan.c */
 enum scan_flags {
     SCAN_HIGH = 1,  /* a byte >= 0x80 or NUL: check it as UTF-8 */
-    SCAN_SPACE = 2, /* a space or tab that touches a delimiter, quote, line end or the edge of the block */
+    SCAN_SPACE = 2, /* a space or tab that touches a delimiter, a line end or the edge of the block */
     SCAN_CR = 4     /* a CR that no LF follows (or that ends the block) */
 };
 /*
  * Flags of every SCAN_CHUNK of TEXT[0..SIZE). TEXT[-1] and TEXT[SIZE..SIZE+33) must be readable; a line end before and
  * delimiters behind make the careful answer for the edges.
  */
-void scan_block(const char *text, size_t size, char delimiter, char quote, uint8_t *ret_flags);
+void scan_block(const char *text, size_t size, char delimiter, uint8_t *ret_flags);
 
 /* ---- kind.c */
 unsigned kind_of(const char *s, size_t n); /* enum kind bits of one non-empty value */

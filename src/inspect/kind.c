@@ -161,8 +161,10 @@ static inline bool surely_decimal(const char *s, size_t n)
 }
 
 /* A date with a day that every month has. */
-static inline bool surely_date(const char *s)
+static inline bool surely_date(const char *s, size_t n)
 {
+    if (n != 10)
+        return false;
     uint64_t w = word(s), dashes = w ^ 0x2D00002D00000000u;
     if ((dashes & 0xFF0000FF00000000u) != 0)
         return false;
@@ -177,13 +179,25 @@ static inline bool surely_date(const char *s)
 /* YYYY-MM-DD[ T]HH:MM:SS and nothing more. */
 static inline bool surely_timestamp(const char *s, size_t n)
 {
-    if (n != 19 || !surely_date(s) || (s[10] != ' ' && s[10] != 'T'))
+    if (n != 19 || !surely_date(s, 10) || (s[10] != ' ' && s[10] != 'T'))
         return false;
     uint64_t w = word(s + 11);
     if ((w & 0x0000FF0000FF0000u) != 0x00003A00003A0000u)
         return false;
     w = (w & ~0x0000FF0000FF0000u) | 0x0000300000300000u;
     return all_digits(w) && (s[11] < '2' || (s[11] == '2' && s[12] < '4')) && s[14] < '6' && s[17] < '6';
+}
+
+/* The same with Z. */
+static inline bool surely_timestamptz(const char *s, size_t n)
+{
+    return n == 20 && s[19] == 'Z' && surely_timestamp(s, 19);
+}
+
+static inline bool surely_bool(const char *s, size_t n)
+{
+    uint64_t w = word(s) | 0x20 * ONES;
+    return n == 4 ? (uint32_t)w == 0x65757274u : n == 5 && (w & 0xFFFFFFFFFFu) == 0x65736C6166u;
 }
 #else
 #define HAVE_QUICK 0
@@ -195,35 +209,52 @@ struct cells {
     size_t count, stride;
 };
 
-/* The next cell from ROW on that a quick test for KINDS does not vouch for. Sets *SEEN when a value was met. */
-static inline size_t skip_sure(const struct cells *c, size_t row, unsigned kinds, bool *seen)
+/*
+ * The next cell from ROW on that TEST does not vouch for. Sets *SEEN when a value was met. Always inlined, so that each
+ * kind of column gets a loop of its own.
+ */
+static inline __attribute__((always_inline)) size_t skip_by(const struct cells *c, size_t row, bool *seen,
+                                                            bool (*test)(const char *s, size_t n))
 {
-    enum { SLOW, INT, DECIMAL, DATE, TIMESTAMP } test = SLOW;
-#if HAVE_QUICK
-    if (kinds == (KIND_INT | KIND_DECIMAL | KIND_DOUBLE))
-        test = INT;
-    else if ((kinds & ~(unsigned)KIND_DOUBLE) == KIND_DECIMAL)
-        test = DECIMAL;
-    else if (kinds == KIND_DATE)
-        test = DATE;
-    else if (kinds == KIND_TIMESTAMP)
-        test = TIMESTAMP;
-#endif
-    for (; row < c->count; row++) {
-        const char *s = c->value[row * c->stride];
-        size_t n = c->length[row * c->stride];
-        if (n == 0)
+    const char *const *value = c->value + row * c->stride;
+    const uint32_t *length = c->length + row * c->stride;
+    for (; row < c->count; row++, value += c->stride, length += c->stride) {
+        if (*length == 0)
             continue; /* NULL, or a quoted empty field, which a typed column takes as NULL */
         *seen = true;
-#if HAVE_QUICK
-        if ((test == INT && surely_int(s, n)) || (test == DECIMAL && surely_decimal(s, n)) ||
-            (test == DATE && n == 10 && surely_date(s)) || (test == TIMESTAMP && surely_timestamp(s, n)))
-            continue;
-#endif
-        (void)s;
-        return row;
+        if (!test(*value, *length))
+            return row;
     }
     return row;
+}
+
+static inline bool never_sure(const char *s, size_t n)
+{
+    (void)s;
+    (void)n;
+    return false;
+}
+
+static size_t skip_sure(const struct cells *c, size_t row, unsigned kinds, bool *seen)
+{
+#if HAVE_QUICK
+    switch (kinds) {
+    case KIND_INT | KIND_DECIMAL | KIND_DOUBLE:
+        return skip_by(c, row, seen, surely_int);
+    case KIND_DECIMAL | KIND_DOUBLE:
+    case KIND_DECIMAL:
+        return skip_by(c, row, seen, surely_decimal);
+    case KIND_BOOL:
+        return skip_by(c, row, seen, surely_bool);
+    case KIND_DATE:
+        return skip_by(c, row, seen, surely_date);
+    case KIND_TIMESTAMP:
+        return skip_by(c, row, seen, surely_timestamp);
+    case KIND_TIMESTAMPTZ:
+        return skip_by(c, row, seen, surely_timestamptz);
+    }
+#endif
+    return skip_by(c, row, seen, never_sure);
 }
 
 void kind_narrow(unsigned *kinds, bool *has_value, const char *const *value, const uint32_t *length, size_t rows,

@@ -300,6 +300,10 @@ static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size
         ++*at;
         return ERR_NONE;
     }
+    /* Without the space function libcsv has passed over spaces before it stopped: stop where they begin. */
+    *at -= p->csv.spaces;
+    p->csv.entry_pos -= p->csv.spaces;
+    p->csv.spaces = 0;
     if (bad_record(p, err, "line %llu, column %llu: field %zu goes on behind its closing quote (byte offset %llu)",
                    (unsigned long long)p->line, (unsigned long long)(p->line_chars + chars_in(s, *at) + 1),
                    p->fields + 1, (unsigned long long)(p->offset + own_width(p, s, *at))) != ERR_NONE)
@@ -395,7 +399,8 @@ static enum err_code feed(struct parser *p, const char *s, size_t n, unsigned fl
     if (p->skips_line) {
         take_rest_of_line(p, s, n);
     } else {
-        csv_set_space_func(&p->csv, (flags & SCAN_SPACE) != 0 ? not_a_space : NULL);
+        p->csv.is_space = (flags & SCAN_SPACE) != 0 ? not_a_space : NULL;
+        p->csv.spaces = 0; /* never anything to trim, see scan.c; a run of spaces may go on from the piece before */
         if (p->has_null_words)
             note_cursor(p, s, n);
         size_t at = csv_parse(&p->csv, s, n, p->on_field, on_row, p);
@@ -458,7 +463,7 @@ static void text_is_there(struct parser *p)
     p->text_pos = 0;
     p->text[-1] = '\n';
     memset(p->text + p->text_size, p->dialect->delimiter, TEXT_PAD - 1);
-    scan_block(p->text, p->text_size, p->dialect->delimiter, p->dialect->quote, p->flags);
+    scan_block(p->text, p->text_size, p->dialect->delimiter, p->flags);
 }
 
 void parser_memory(struct parser *p, char *text, size_t size)

@@ -2,7 +2,8 @@
  * scan.c -- one quick look at a block of text, so that the usual text pays for no rare case.
  *
  * libcsv calls a function for every byte to learn that spaces are data. Without one it trims them; but it can trim only
- * a run of spaces that touches a delimiter, a quote or a line end. Where no space does, both ways give the same cells.
+ * a run of spaces that begins behind a delimiter or line end, or ends before one. Where there is none, both ways give
+ * the same cells. (Spaces behind a closing quote end before one of these too, or are refused in strict mode.)
  */
 #include "inspect_internal.h"
 
@@ -22,11 +23,10 @@ static inline __attribute__((always_inline)) unsigned any(const lanes *v)
     return all != 0;
 }
 
-static inline __attribute__((always_inline)) unsigned scan_chunk(const char *s, size_t n, uint8_t delimiter,
-                                                                 uint8_t quote)
+static inline __attribute__((always_inline)) unsigned scan_chunk(const char *s, size_t n, uint8_t delimiter)
 {
     const lanes zero = {0};
-    const lanes d = zero + delimiter, q = zero + quote, lf = zero + (uint8_t)'\n', cr = zero + (uint8_t)'\r';
+    const lanes d = zero + delimiter, lf = zero + (uint8_t)'\n', cr = zero + (uint8_t)'\r';
     const lanes tab = zero + (uint8_t)(delimiter == '\t' ? ' ' : '\t');
     const lanes blank = zero + (uint8_t)(delimiter == ' ' ? '\t' : ' ');
     struct seen seen = {zero, zero, zero};
@@ -35,8 +35,8 @@ static inline __attribute__((always_inline)) unsigned scan_chunk(const char *s, 
         memcpy(&v, s + i, LANES);
         memcpy(&b, s + i - 1, LANES);
         memcpy(&a, s + i + 1, LANES);
-        lanes edge = (lanes)(a == d) | (lanes)(b == d) | (lanes)(a == q) | (lanes)(b == q) | (lanes)(a == lf) |
-                     (lanes)(b == lf) | (lanes)(a == cr) | (lanes)(b == cr);
+        lanes edge = (lanes)(a == d) | (lanes)(b == d) | (lanes)(a == lf) | (lanes)(b == lf) | (lanes)(a == cr) |
+                     (lanes)(b == cr);
         seen.space |= ((lanes)(v == blank) | (lanes)(v == tab)) & edge;
         seen.cr |= (lanes)(v == cr) & ~(lanes)(a == lf);
         seen.high |= (v & 0x80) | (lanes)(v == zero);
@@ -44,35 +44,35 @@ static inline __attribute__((always_inline)) unsigned scan_chunk(const char *s, 
     return any(&seen.high) * SCAN_HIGH | any(&seen.space) * SCAN_SPACE | any(&seen.cr) * SCAN_CR;
 }
 
-typedef void scan_fn(const char *text, size_t size, uint8_t delimiter, uint8_t quote, uint8_t *ret_flags);
+typedef void scan_fn(const char *text, size_t size, uint8_t delimiter, uint8_t *ret_flags);
 
 static inline __attribute__((always_inline)) void scan_all(const char *text, size_t size, uint8_t delimiter,
-                                                           uint8_t quote, uint8_t *ret_flags)
+                                                           uint8_t *ret_flags)
 {
     for (size_t pos = 0; pos < size; pos += SCAN_CHUNK)
         ret_flags[pos / SCAN_CHUNK] =
-            (uint8_t)scan_chunk(text + pos, size - pos < SCAN_CHUNK ? size - pos : SCAN_CHUNK, delimiter, quote);
+            (uint8_t)scan_chunk(text + pos, size - pos < SCAN_CHUNK ? size - pos : SCAN_CHUNK, delimiter);
 }
 
-static void scan_plain(const char *text, size_t size, uint8_t delimiter, uint8_t quote, uint8_t *ret_flags)
+static void scan_plain(const char *text, size_t size, uint8_t delimiter, uint8_t *ret_flags)
 {
-    scan_all(text, size, delimiter, quote, ret_flags);
+    scan_all(text, size, delimiter, ret_flags);
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static void scan_avx2(const char *text, size_t size, uint8_t delimiter, uint8_t quote,
+__attribute__((target("avx2"))) static void scan_avx2(const char *text, size_t size, uint8_t delimiter,
                                                       uint8_t *ret_flags)
 {
-    scan_all(text, size, delimiter, quote, ret_flags);
+    scan_all(text, size, delimiter, ret_flags);
 }
 #endif
 
-void scan_block(const char *text, size_t size, char delimiter, char quote, uint8_t *ret_flags)
+void scan_block(const char *text, size_t size, char delimiter, uint8_t *ret_flags)
 {
     scan_fn *scan = scan_plain;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2"))
         scan = scan_avx2;
 #endif
-    scan(text, size, (uint8_t)delimiter, (uint8_t)quote, ret_flags);
+    scan(text, size, (uint8_t)delimiter, ret_flags);
 }
