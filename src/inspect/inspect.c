@@ -5,58 +5,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-static const char *const delimiter_words[] = {"auto", NULL};
-static const char *const header_words[] = {"first_row", NULL};
 static const char *const encoding_words[] = {"utf-8",      "utf-16", "windows-1250", "windows-1252", "iso-8859-1",
                                              "iso-8859-2", NULL};
-static const char *const short_rows_words[] = {"reject", "pad", NULL};
-
-const struct option csv_option_table[] = {
-    {.name = "delimiter",
-     .type = OPT_CHAR,
-     .offset = offsetof(struct csv_options, delimiter),
-     .default_text = "auto",
-     .choices = delimiter_words,
-     .help = "The character between two fields. auto chooses among comma, semicolon, tab and pipe by how header and "
-             "records split; for a table that exists, its columns decide."},
-    {.name = "quote",
-     .type = OPT_CHAR,
-     .offset = offsetof(struct csv_options, quote),
-     .default_text = "\"",
-     .help = "The character around fields that hold delimiters, quotes (doubled) or line breaks."},
-    {.name = "header",
-     .type = OPT_ENUM,
-     .offset = offsetof(struct csv_options, header),
-     .default_text = "first_row",
-     .choices = header_words,
-     .help = "Where the column names are: in the first record."},
-    {.name = "encoding",
-     .type = OPT_ENUM,
-     .offset = offsetof(struct csv_options, encoding),
-     .default_text = "utf-8",
-     .choices = encoding_words,
-     .help = "How the file's characters are encoded. utf-16 needs a byte order mark. Never guessed: bytes that do not "
-             "fit are an error with their place."},
-    {.name = "null_values",
-     .type = OPT_STRINGS,
-     .offset = offsetof(struct csv_options, null_values),
-     .default_text = "[\"\"]",
-     .help = "Unquoted fields with one of these texts are NULL; a quoted field never is."},
-    {.name = "short_rows",
-     .type = OPT_ENUM,
-     .offset = offsetof(struct csv_options, short_rows),
-     .default_text = "reject",
-     .choices = short_rows_words,
-     .help = "A row with fewer fields than the header is a bad row (reject), or gets NULL for the missing ones (pad)."},
-    {.name = "max_row",
-     .type = OPT_SIZE,
-     .offset = offsetof(struct csv_options, max_row),
-     .default_text = "16MiB",
-     .help = "A longer row is an error with its place, not an allocation.",
-     .min = 1024,
-     .max = 1 << 30},
-    {.name = NULL},
-};
 
 void inspect_dialect_text(const struct dialect *dialect, char *ret, size_t size)
 {

@@ -25,6 +25,7 @@ struct csv_options {
     int short_rows;              /* enum short_rows */
     uint64_t max_row;            /* bytes */
 };
+/* The table of `csv:`; defined in src/config/options.c with all other tables of a flow. */
 extern const struct option csv_option_table[]; /* defined in src/config/options.c: inspect parses no options */
 
 struct inspect_options {
