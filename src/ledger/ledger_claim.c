@@ -249,7 +249,8 @@ static enum err_code take(struct claim *c, const struct candidate *cand, struct 
     if (query_run(&q, err) != ERR_NONE || ledger_tally(c->tx, cand->flow, cand->state, -1, err) != ERR_NONE ||
         ledger_tally(c->tx, cand->flow, STATE_LOADING, 1, err) != ERR_NONE)
         return err->code;
-    (*ret)->state = STATE_LOADING; /* since_ms stays that of the state it leaves: of the last failure, for one that is retried */
+    (*ret)->state =
+        STATE_LOADING; /* since_ms stays that of the state it leaves: of the last failure, for one that is retried */
     return ERR_NONE;
 }
 

@@ -45,6 +45,7 @@ struct ledger_tx {
     struct ledger_name names[LEDGER_NAMES]; /* of committed or own inserts; emptied by every rollback */
     size_t name_count;
     int broken;        /* SQLite's code of a failure that concerns the file, not one piece of work; 0 none */
+    int last;          /* SQLite's code of the last failure of any kind */
     int wal_frames;    /* as the last commit left them */
     bool is_immutable; /* opened without locks, see ledger_tx_open() */
     int64_t immutable_mtime_ns;

@@ -126,7 +126,8 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
     sqlite3_db_config(tx->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     sqlite3_busy_timeout(tx->db, BUSY_MS);
     sqlite3_limit(tx->db, SQLITE_LIMIT_LENGTH, 64 << 20); /* a forged length can't make us allocate more */
-    /* SQLite reads the header for some of these; a damaged one is told by the caller's first query, where it is looked for. */
+    /* SQLite reads the header for some of these; a damaged one is told by the caller's first query, where it is looked
+     * for. */
     rc = sqlite3_exec(tx->db,
                       "PRAGMA cache_size = -1024; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON; "
                       "PRAGMA recursive_triggers = OFF;",
@@ -324,9 +325,9 @@ static enum err_code diagnose(struct ledger_tx *tx, const char *path, int64_t fi
 /* Unsound by SQLite's own words? Also plain SQLITE_ERROR: a schema whose text is damaged does not parse. */
 static bool says_corrupt(const struct ledger_tx *tx)
 {
-    int rc = sqlite3_extended_errcode(tx->db);
-    return ledger_is_corrupt(rc) || ledger_is_corrupt(tx->broken) || (rc & 0xff) == SQLITE_ERROR ||
-           (rc & 0xff) == SQLITE_CONSTRAINT || (rc & 0xff) == SQLITE_TOOBIG || (rc & 0xff) == SQLITE_MISMATCH;
+    int rc = tx->last;
+    return ledger_is_corrupt(rc) || (rc & 0xff) == SQLITE_ERROR || (rc & 0xff) == SQLITE_CONSTRAINT ||
+           (rc & 0xff) == SQLITE_TOOBIG || (rc & 0xff) == SQLITE_MISMATCH;
 }
 
 static enum err_code locked(const char *path, struct err *err)
@@ -359,11 +360,19 @@ static enum err_code try_open(const char *path, int64_t file_size, struct ledger
     if (err->code == ERR_SYSTEM && (tx->broken & 0xff) == SQLITE_BUSY) {
         locked(path, err);
     } else if (err->code == ERR_SYSTEM && says_corrupt(tx)) {
-        snprintf(why, why_size, "%s", sqlite3_errmsg(tx->db));
+        snprintf(why, why_size, "%s", sqlite3_errstr(tx->last));
         err_clear(err);
     }
     ledger_tx_free(tx);
     return err->code;
+}
+
+/* Our own failed beginning: the next start must not take it for a ledger that lost its content. */
+static void remove_empty(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && st.st_size == 0)
+        unlink(path);
 }
 
 enum err_code ledger_open_file(const char *path, struct ledger_tx **ret, struct ledger_opened *ret_opened,
@@ -388,8 +397,11 @@ enum err_code ledger_open_file(const char *path, struct ledger_tx **ret, struct 
             return err_set(err, ERR_CONFIG, false, "ledger %s: expected a file, found something else", path);
         if (exists && st.st_size < 512) /* SQLite would take it for a new one, without a word */
             snprintf(why, sizeof(why), "it was cut to %lld bytes", (long long)st.st_size);
-        else if (try_open(path, exists ? st.st_size : -1, ret, why, sizeof(why), err) != ERR_NONE)
+        else if (try_open(path, exists ? st.st_size : -1, ret, why, sizeof(why), err) != ERR_NONE) {
+            if (!exists)
+                remove_empty(path);
             return err->code;
+        }
         if (*ret != NULL) {
             char name[4096];
             mark_name(path, name, sizeof(name));

@@ -34,7 +34,8 @@ static const char *advice(int rc)
 
 enum err_code ledger_sqlite_error(struct ledger_tx *tx, int rc, struct err *err)
 {
-    if (rc == SQLITE_NOMEM)
+    tx->last = rc;
+    if ((rc & 0xff) == SQLITE_NOMEM)
         return err_nomem(err);
     int primary = rc & 0xff;
     if (primary == SQLITE_FULL || primary == SQLITE_IOERR || primary == SQLITE_READONLY || primary == SQLITE_CANTOPEN ||

@@ -1,4 +1,5 @@
-/* test_ledger_queue.c -- the daemon's way in: order, one commit for many, failures that undo only themselves, full disks, kills. */
+/* test_ledger_queue.c -- the daemon's way in: order, one commit for many, failures that undo only themselves, full
+ * disks, kills. */
 #include "ledger_test.h"
 
 #include <errno.h>
@@ -117,7 +118,11 @@ static void work_runs_in_order_and_a_failing_one_undoes_only_itself(void **state
     static int order[N];
     int count = 0;
     for (int i = 0; i < N; i++) {
-        jobs[i] = (struct job){.d = d, .n = i, .rows = 1, .order = order, .order_count = &count,
+        jobs[i] = (struct job){.d = d,
+                               .n = i,
+                               .rows = 1,
+                               .order = order,
+                               .order_count = &count,
                                .fails = i % 7 == 3 ? ERR_INPUT : ERR_NONE};
         queue(d, &jobs[i]);
     }
@@ -276,7 +281,8 @@ static void write_for_ever(const char *path, int first, int fd)
     struct ledger_opened opened;
     struct err err;
     if (uv_loop_init(&loop) != 0 ||
-        ledger_open(&loop, &(struct ledger_options){.path = path}, &l, &opened, &err) != ERR_NONE || opened.was_recovered)
+        ledger_open(&loop, &(struct ledger_options){.path = path}, &l, &opened, &err) != ERR_NONE ||
+        opened.was_recovered)
         _exit(2);
     for (int n = first;;) {
         if (ledger_pending(l) >= 20) {

@@ -21,8 +21,15 @@ static int set_up_filled(void **state)
         put(f, &row);
         uint8_t hash[16] = {(uint8_t)i};
         ledger_version_put(f->tx, row.id, hash, 1, 1, &f->err);
-        struct ledger_receipt r = {.at_ms = 1, .source = "dir", .path = path, .flow = "w", .dest = "db", .table = "t",
-                                   .state = STATE_LOADED, .reason = "", .receipt = {.dialect = "comma"}};
+        struct ledger_receipt r = {.at_ms = 1,
+                                   .source = "dir",
+                                   .path = path,
+                                   .flow = "w",
+                                   .dest = "db",
+                                   .table = "t",
+                                   .state = STATE_LOADED,
+                                   .reason = "",
+                                   .receipt = {.dialect = "comma"}};
         ledger_receipt_put(f->tx, &r, &f->err);
     }
     ledger_meta_put(f->tx, "instance", "me", &f->err);
@@ -261,14 +268,18 @@ static void an_older_schema_is_migrated_step_by_step(void **state)
 {
     struct fixture *f = *state;
     int64_t version = 0;
-    struct ledger_step steps[3] = {ledger_steps[0], {"CREATE TABLE extra(a); INSERT INTO extra SELECT path FROM file"},
+    struct ledger_step steps[3] = {ledger_steps[0],
+                                   {"CREATE TABLE extra(a); INSERT INTO extra SELECT path FROM file"},
                                    {"ALTER TABLE extra ADD COLUMN b"}};
     assert_int_equal(ledger_connect(f->path, SQLITE_OPEN_READWRITE, &f->tx, &f->err), ERR_NONE);
     assert_int_equal(ledger_migrate(f->tx, steps, 3, &f->err), ERR_NONE);
     struct query q;
     bool has_row;
-    assert_int_equal(query_begin(&q, f->tx, "SELECT (SELECT count(a) + count(b) FROM extra), user_version "
-                                            "FROM pragma_user_version", &f->err), ERR_NONE);
+    assert_int_equal(query_begin(&q, f->tx,
+                                 "SELECT (SELECT count(a) + count(b) FROM extra), user_version "
+                                 "FROM pragma_user_version",
+                                 &f->err),
+                     ERR_NONE);
     assert_int_equal(query_step(&q, &has_row, &f->err), ERR_NONE);
     version = column_int(q.stmt, 1);
     assert_int_equal(column_int(q.stmt, 0), FILES);
