@@ -28,78 +28,129 @@ static inline size_t sequence(const unsigned char *s, size_t n)
     return n >= 4 && s[1] >= low && s[1] <= high && (s[2] & 0xC0) == 0x80 && (s[3] & 0xC0) == 0x80 ? 4 : 0;
 }
 
+/*
+ * The same as an automaton whose step is one shift: text in most languages of Europe changes between one and two bytes
+ * all the time, and a branch per change is what would cost. A state is the place of its six bits in every entry; the
+ * entry of a byte holds in those the next state. BAD is 0, so nothing leads out of it.
+ */
+enum { BAD = 0, GOOD = 6, ONE = 12, TWO = 18, AFTER_E0 = 24, AFTER_ED = 30, THREE = 36, AFTER_F0 = 42, AFTER_F4 = 48 };
+#define TO(from, to) ((uint64_t)(to) << (from))
+#define ASCII TO(GOOD, GOOD)
+#define CONTINUED (TO(ONE, GOOD) | TO(TWO, ONE) | TO(THREE, TWO))
+#define C8 (CONTINUED | TO(AFTER_ED, ONE) | TO(AFTER_F4, TWO))
+#define C9 (CONTINUED | TO(AFTER_ED, ONE) | TO(AFTER_F0, TWO))
+#define CA (CONTINUED | TO(AFTER_E0, ONE) | TO(AFTER_F0, TWO))
+#define L2 TO(GOOD, ONE)
+#define L3 TO(GOOD, TWO)
+#define L4 TO(GOOD, THREE)
+#define FOUR(x) x, x, x, x
+#define SIXTEEN(x) FOUR(x), FOUR(x), FOUR(x), FOUR(x)
+static const uint64_t steps[256] = {
+    /* 00 */ BAD,
+    ASCII,
+    ASCII,
+    ASCII,
+    FOUR(ASCII),
+    FOUR(ASCII),
+    FOUR(ASCII),
+    /* 10 */ SIXTEEN(ASCII),
+    SIXTEEN(ASCII),
+    SIXTEEN(ASCII),
+    SIXTEEN(ASCII),
+    SIXTEEN(ASCII),
+    SIXTEEN(ASCII),
+    /* 70 */ SIXTEEN(ASCII),
+    /* 80 */ SIXTEEN(C8),
+    SIXTEEN(C9),
+    SIXTEEN(CA),
+    SIXTEEN(CA),
+    /* C0 */ BAD,
+    BAD,
+    L2,
+    L2,
+    FOUR(L2),
+    FOUR(L2),
+    FOUR(L2),
+    /* D0 */ SIXTEEN(L2),
+    /* E0 */ TO(GOOD, AFTER_E0),
+    L3,
+    L3,
+    L3,
+    FOUR(L3),
+    FOUR(L3),
+    L3,
+    TO(GOOD, AFTER_ED),
+    L3,
+    L3,
+    /* F0 */ TO(GOOD, AFTER_F0),
+    L4,
+    L4,
+    L4,
+    TO(GOOD, AFTER_F4),
+    BAD,
+    BAD,
+    BAD,
+    FOUR(BAD),
+    FOUR(BAD)};
+
+#define BLOCK 64u
+
+/* Are the bytes of a block all 1..127? */
+static inline bool is_plain(const unsigned char *s)
+{
 #ifdef __SSE2__
-#define STEP 16u
-/* Bytes before the first one of 16 that is not 1..127: as signed bytes those are exactly the ones not above 0. */
-static inline size_t plain_step(const unsigned char *s)
-{
-    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)s);
-    unsigned good = (unsigned)_mm_movemask_epi8(_mm_cmpgt_epi8(v, _mm_setzero_si128()));
-    return (size_t)__builtin_ctz(~good);
-}
-static inline bool plain_64(const unsigned char *s)
-{
+    /* As signed bytes those are exactly the ones above 0: ASCII and no NUL in one comparison. */
     const __m128i zero = _mm_setzero_si128();
     const __m128i *p = (const __m128i *)(const void *)s;
     __m128i a = _mm_and_si128(_mm_cmpgt_epi8(_mm_loadu_si128(p), zero), _mm_cmpgt_epi8(_mm_loadu_si128(p + 1), zero));
     __m128i b =
         _mm_and_si128(_mm_cmpgt_epi8(_mm_loadu_si128(p + 2), zero), _mm_cmpgt_epi8(_mm_loadu_si128(p + 3), zero));
     return _mm_movemask_epi8(_mm_and_si128(a, b)) == 0xFFFF;
-}
 #else
-#define STEP 8u
-static inline uint64_t word_at(const unsigned char *s)
-{
-    uint64_t w;
-    memcpy(&w, s, sizeof w);
-    return w;
-}
-/* High bits set in the result: some byte is 0 (the subtraction borrows) or above 127. Exact, see the borrow. */
-static inline uint64_t not_plain(uint64_t w)
-{
-    return (w | (w - 0x0101010101010101u)) & 0x8080808080808080u;
-}
-static inline size_t plain_step(const unsigned char *s)
-{
-    if (not_plain(word_at(s)) == 0)
-        return STEP;
-    size_t i = 0;
-    while (s[i] - 1u < 0x7Fu)
-        i++;
-    return i;
-}
-static inline bool plain_64(const unsigned char *s)
-{
-    uint64_t any = 0;
-    for (int i = 0; i < 64; i += 8)
-        any |= not_plain(word_at(s + i));
-    return any == 0;
-}
+    /* A high bit stays set where a byte is above 127, or is 0 and makes the subtraction borrow. */
+    uint64_t any = 0, w;
+    for (unsigned i = 0; i < BLOCK; i += 8) {
+        memcpy(&w, s + i, sizeof w);
+        any |= w | (w - 0x0101010101010101u);
+    }
+    return (any & 0x8080808080808080u) == 0;
 #endif
+}
+
+/* The exact place, from I, where a character starts. */
+static size_t find_bad(const unsigned char *s, size_t i, size_t n)
+{
+    while (i < n) {
+        size_t length = s[i] - 1u < 0x7Fu ? 1 : sequence(s + i, n - i);
+        if (length == 0)
+            return i;
+        i += length;
+    }
+    return n;
+}
 
 size_t text_utf8_valid(const char *text, size_t n)
 {
     const unsigned char *s = (const unsigned char *)text;
+    uint64_t state = GOOD;
     size_t i = 0;
-    while (i < n) {
-        while (n - i >= 64 && plain_64(s + i))
-            i += 64;
-        size_t plain = STEP;
-        while (n - i >= STEP && (plain = plain_step(s + i)) == STEP)
-            i += STEP;
-        if (n - i >= STEP)
-            i += plain; /* < STEP: there is a byte that is not plain, and it is in the text */
-        else
-            while (i < n && s[i] - 1u < 0x7Fu)
-                i++;
-        while (i < n && s[i] - 1u >= 0x7Fu) { /* a run of other scripts */
-            size_t length = sequence(s + i, n - i);
-            if (length == 0)
-                return i;
-            i += length;
+    size_t start = 0; /* of a character, at or before i: all before it is valid */
+    while (n - i >= BLOCK) {
+        if ((state & 63) == GOOD) {
+            start = i;
+            if (is_plain(s + i)) {
+                i += BLOCK;
+                continue;
+            }
         }
+        for (size_t end = i + BLOCK; i < end; i++)
+            state = steps[s[i]] >> (state & 63);
+        if ((state & 63) == BAD)
+            return find_bad(s, start, n);
     }
-    return n;
+    for (; i < n; i++)
+        state = steps[s[i]] >> (state & 63);
+    return (state & 63) == GOOD ? n : find_bad(s, start, n);
 }
 
 size_t text_utf8_decode(const char *text, size_t n, uint32_t *ret)
