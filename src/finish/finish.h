@@ -48,8 +48,9 @@ struct quarantine_note {
 };
 /*
  * Write <dir>/<flow>/<path>.error.json (atomically: temporary name, fsync, rename). PATH's folders become folders.
- * Flow and path segments are made safe for the file system. With MOVE_TO (after_failure: {move: DIR}) the reason goes beside the moved file:
- * <place>.error.json, and this is called with DIR NULL and PLACE set.
+ * Flow and path segments are made safe for the file system (almost always: are as they are). With MOVE_TO
+ * (after_failure: {move: DIR}) the reason goes beside the moved file: <place>.error.json, and this is called with DIR
+ * NULL and PLACE set.
  */
 enum err_code quarantine_write(const char *dir, const char *place, const struct quarantine_note *note, struct err *err);
 /* Remove the reason again (retried and loaded). Missing: fine. */
