@@ -215,26 +215,6 @@ static void start_reset(void *arg, struct engine *engine)
         on_reset(e, NULL, &err);
 }
 
-static void on_deletes(void *arg, uint64_t count, const struct err *err)
-{
-    struct errand *e = arg;
-    e->is_done = true;
-    if (err != NULL && err->code != ERR_NONE) {
-        say("%s", err->text);
-        e->is_failed = true;
-        return;
-    }
-    say("%llu held deletes let go", (unsigned long long)count);
-}
-
-static void start_deletes(void *arg, struct engine *engine)
-{
-    struct errand *e = arg;
-    struct err err = {0};
-    if (engine_retry_deletes(engine, on_deletes, e, &err) != ERR_NONE)
-        on_deletes(e, 0, &err);
-}
-
 static int run_errand(const struct command_context *c, struct errand *e,
                       void (*start)(void *arg, struct engine *engine))
 {
@@ -264,13 +244,17 @@ int command_retry(const struct command_context *c, const struct args *args)
         return 1;
     }
     int code;
-    struct errand errand = {0};
-    if (line != NULL)
+    if (line != NULL) {
         code = retry_running(line, args);
-    else if (is_deletes)
-        code = run_errand(c, &errand, start_deletes);
-    else
+    } else if (is_deletes) {
+        /* which deletes are held is found by comparing the folder with the ledger, at every start anew */
+        say("no daemon runs on the state folder %s, so no deletes are held; start it, look at chute status, then ask "
+            "again",
+            c->state);
+        code = 1;
+    } else {
         code = retry_offline(c, args);
+    }
     line_close(line);
     return code;
 }

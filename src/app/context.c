@@ -13,8 +13,19 @@ static int with_context(const struct args *args,
     struct command_context context = {.drivers = &app_drivers, .with_engine = daemon_errand};
     const char *given = find_state(args, state);
     int code = EXIT_FINE;
-    if (given == NULL || args_has(args, "config"))
+    if (given == NULL || args_has(args, "config")) {
         code = find_config(args, false, &context.config, file);
+    } else if (access("chute.yaml", R_OK) == 0) {
+        struct err ignored = {0};
+        char *errors = NULL;
+        char cwd[PATH_MAX - 16];
+        if (getcwd(cwd, sizeof cwd) != NULL) {
+            snprintf(file, sizeof file, "%s/chute.yaml", cwd);
+            if (config_load(file, &app_drivers, &context.config, &errors, &ignored) != ERR_NONE)
+                context.config = NULL;
+            free(errors);
+        }
+    }
     if (code != EXIT_FINE) {
         tell("to look at a state folder without its configuration, name it with --state DIR");
         return code;

@@ -340,6 +340,7 @@ static enum err_code open_rooms(struct daemon *d, struct err *err)
     struct engine_options engine = {.loop = &d->loop,
                                     .config = d->config,
                                     .ledger = d->ledger,
+                                    .no_sources = d->options.no_sources,
                                     .once = d->options.once,
                                     .on_idle = d->options.once ? on_idle : NULL,
                                     .arg = d};

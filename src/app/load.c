@@ -22,6 +22,9 @@ struct loading {
     uint64_t began_ms;
     uv_timer_t *timer; /* NULL: no terminal */
     struct daemon *daemon;
+    const struct config_flow *flow;
+    struct ledger_tx *tx; /* of forget() */
+    struct err *err;
 };
 
 static void clear_bar(void)
@@ -78,6 +81,45 @@ static void free_timer(uv_handle_t *handle)
     free(handle);
 }
 
+/* ---- a clean slate ---- */
+
+static bool forget_row(void *arg, const struct ledger_row *row)
+{
+    const struct loading *l = arg;
+    return (row->table_key[0] == '\0' ||
+            ledger_header_put(l->tx, row->dest, row->table_key, NULL, l->err) == ERR_NONE) &&
+           ledger_delete(l->tx, row->id, l->err) == ERR_NONE;
+}
+
+/*
+ * Each `load` stands alone: an earlier one may have been for another database, and what it left behind must not be
+ * loaded into this one. What this database holds already is known by its own receipts.
+ */
+static enum err_code forget(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct loading *l = arg;
+    struct ledger_query query = {.source = l->flow->source->name, .flow = l->flow->name};
+    l->tx = tx;
+    l->err = err;
+    enum err_code code = ledger_each(tx, &query, forget_row, l, err);
+    return code == ERR_NONE ? err->code : code;
+}
+
+static void on_forgotten(void *arg, const struct err *err)
+{
+    struct loading *l = arg;
+    if (err != NULL && err->code != ERR_NONE) {
+        log_error("load: forget earlier ones: %s", err->text);
+        daemon_stop(l->daemon, EXIT_FAILED);
+        return;
+    }
+    struct err offer = {0};
+    if (engine_offer(daemon_engine(l->daemon), l->paths, l->count, &offer) != ERR_NONE) {
+        log_error("load: %s", offer.text);
+        daemon_stop(l->daemon, EXIT_FAILED);
+    }
+}
+
 static enum err_code on_open(void *arg, struct daemon *d, struct err *err)
 {
     struct loading *l = arg;
@@ -91,7 +133,8 @@ static enum err_code on_open(void *arg, struct daemon *d, struct err *err)
         l->timer->data = l;
         uv_timer_start(l->timer, on_tick, BAR_MS, BAR_MS);
     }
-    return engine_offer(daemon_engine(d), l->paths, l->count, err);
+    /* queued before the engine asks for its first row */
+    return ledger_run(daemon_ledger(d), forget, on_forgotten, l, err);
 }
 
 static void on_end(void *arg, struct daemon *d)
@@ -223,9 +266,11 @@ static int load_files(const struct args *args, struct loading *l)
     config->log_count = 1;
     snprintf(state_used, sizeof state_used, "%s", quick.state != NULL ? quick.state : config->state);
     int64_t since_ms = clock_wall_ms();
+    l->flow = &config->flows[0];
     struct daemon_options options = {.config = config,
                                      .file = "",
                                      .state_override = quick.state,
+                                     .no_sources = true,
                                      .once = true,
                                      .deadline_ms = DEADLINE_MS,
                                      .on_open = on_open,
