@@ -10,7 +10,7 @@
  *    the loop after the commit is on disk (WAL, synchronous=FULL).
  *  - commands: ledger_tx_open() opens the file directly, read-only or not, beside a running daemon or without one.
  *
- * Memory: bounded (page cache 1 MiB), nothing is kept per file.
+ * Memory: bounded (page cache 1 MiB), nothing is kept per file. ERR is never NULL in this room.
  */
 #ifndef CHUTE_LEDGER_H
 #define CHUTE_LEDGER_H
@@ -66,7 +66,7 @@ struct ledger_tx; /* use on the thread that got it, until the work returns */
 
 struct ledger_options {
     const char *path;         /* <state>/ledger.db */
-    uint64_t history_keep_ms;
+    uint64_t history_keep_ms; /* what the caller will prune to; the ledger never prunes by itself */
 };
 
 /* What ledger_open() found. */
@@ -111,7 +111,7 @@ enum err_code ledger_meta_put(struct ledger_tx *tx, const char *key, const char 
 /* *RET NULL: no such row. */
 enum err_code ledger_get(struct ledger_tx *tx, const char *source, const char *path, const char *flow,
                          struct arena *arena, struct ledger_row **ret, struct err *err);
-/* Insert (id 0; sets it) or update all members of ROW. A row of the same (source, path, flow) with another id is replaced. */
+/* Insert (id 0; sets it) or update all members of ROW (inserted again if it was deleted meanwhile). A row of the same (source, path, flow) with another id is replaced. */
 enum err_code ledger_put(struct ledger_tx *tx, struct ledger_row *row, struct err *err);
 /* Forget a row and the versions it loaded; its receipts stay as history. */
 enum err_code ledger_delete(struct ledger_tx *tx, int64_t id, struct err *err);
@@ -119,7 +119,7 @@ enum err_code ledger_delete(struct ledger_tx *tx, int64_t id, struct err *err);
 /* Which rows; zero or NULL members don't restrict. */
 struct ledger_query {
     const char *source, *flow, *dest, *path;
-    const char *below;        /* folder: rows whose path starts with "<below>/" */
+    const char *below;        /* folder: rows whose path starts with "<below>/"; with source and no limit in order of path */
     const char *table_key;    /* together with dest */
     uint64_t inode, dev;      /* rows with this inode (renames), together with source */
     unsigned states;          /* STATE_BIT()s */
@@ -138,11 +138,13 @@ enum err_code ledger_count(struct ledger_tx *tx, const struct ledger_query *q, u
  * Take up to LIMIT due rows (queued, retrying, settling with next_try_ms <= NOW and > 0 for settling) of DEST in order of (mtime, path), mark them loading,
  * and copy them to ARENA, linked in RET_ROWS (array). ONE_PER_TABLE: no two of one table, none whose table has a row in loading.
  * MAX_BYTES: after the first row, stop before the sum of sizes exceeds it; 0: no bound. SKIP_FLOWS: flows that are held (NULL-terminated, may be NULL).
+ * A row whose table is not known yet ("") is bound to none. Behind 1024 rows of busy tables in one flow a claim does not look further; it does
+ * when those tables are free. A row whose stored content makes no sense is forgotten: a scan finds its file again.
  */
 enum err_code ledger_claim(struct ledger_tx *tx, const char *dest, int64_t now_ms, size_t limit, uint64_t max_bytes,
                            bool one_per_table, const char *const *skip_flows, struct arena *arena,
                            struct ledger_row ***ret_rows, size_t *ret_count, struct err *err);
-/* When is the earliest due row of DEST (queued, retrying, settling) due? INT64_MAX: none. */
+/* When is the earliest due row of DEST (queued, retrying, settling) due? 0: now; INT64_MAX: none. Rows whose table is busy count: a claim may still find none. */
 enum err_code ledger_next_due(struct ledger_tx *tx, const char *dest, const char *const *skip_flows, int64_t *ret_ms, struct err *err);
 /* At start: rows in loading become queued (their load_key stays). Returns how many. */
 enum err_code ledger_requeue_loading(struct ledger_tx *tx, uint64_t *ret, struct err *err);

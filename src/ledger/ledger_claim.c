@@ -156,6 +156,10 @@ static enum err_code scan_flow(struct claim *c, int64_t flow, bool later, struct
             .path = column_text(q.stmt, 4),
             .table_key = column_text(q.stmt, 5),
         };
+        if (column_failed(q.stmt)) {
+            query_end(&q);
+            return err_nomem(err);
+        }
         offer(c, cand, &is_worse, &is_busy, err);
         busy_count += is_busy;
         /* file_later is in order of time, not of age: all of its due rows are looked at. */

@@ -68,6 +68,8 @@ enum err_code ledger_header_get(struct ledger_tx *tx, const char *dest, const ch
     if (query_step(&q, &has_row, err) != ERR_NONE || !has_row)
         return err->code;
     *ret = arena_strdup(arena, column_text(q.stmt, 0));
+    if (column_failed(q.stmt))
+        *ret = NULL;
     query_end(&q);
     return *ret != NULL ? ERR_NONE : err_nomem(err);
 }

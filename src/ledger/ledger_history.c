@@ -83,8 +83,8 @@ enum err_code ledger_receipt_read(sqlite3_stmt *stmt, struct arena *arena, struc
     r->receipt.created_table = (column_int(stmt, 19) & FLAG_CREATED_TABLE) != 0;
     r->tries = column_int(stmt, 20);
     r->duration_ms = column_int(stmt, 21);
-    if (r->source == NULL || r->path == NULL || r->flow == NULL || r->dest == NULL || r->table == NULL ||
-        r->reason == NULL)
+    if (column_failed(stmt) || r->source == NULL || r->path == NULL || r->flow == NULL || r->dest == NULL ||
+        r->table == NULL || r->reason == NULL)
         return err_nomem(err);
     *ret = r;
     return ERR_NONE;

@@ -74,7 +74,9 @@ enum err_code query_step(struct query *q, bool *ret_row, struct err *err);
 enum err_code query_run(struct query *q, struct err *err);
 void query_end(struct query *q);
 
-int64_t column_int(sqlite3_stmt *stmt, int column);      /* 0 for anything but an integer */
+int64_t column_int(sqlite3_stmt *stmt, int column); /* 0 for anything but an integer */
+/* Did a column_text() of this row find no memory (and give "")? Ask before believing that something is empty. */
+bool column_failed(sqlite3_stmt *stmt);
 const char *column_text(sqlite3_stmt *stmt, int column); /* never NULL */
 
 /* Several statements without parameters. */

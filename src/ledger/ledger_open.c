@@ -76,7 +76,7 @@ static char *ask(struct ledger_tx *tx, const char *sql, struct err *err)
     int rc = sqlite3_prepare_v2(tx->db, sql, -1, &stmt, NULL);
     if (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
         const char *text = (const char *)sqlite3_column_text(stmt, 0);
-        answer = strdup(text != NULL ? text : "");
+        answer = column_failed(stmt) ? NULL : strdup(text != NULL ? text : "");
         if (answer == NULL)
             err_nomem(err);
         rc = SQLITE_OK;

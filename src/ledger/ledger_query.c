@@ -375,7 +375,8 @@ enum err_code ledger_counters(struct ledger_tx *tx, struct arena *arena, struct 
                 break;
             }
             ids[count] = last_flow = flow;
-            if ((counters[count++].flow = arena_strdup(arena, column_text(q.stmt, 1))) == NULL) {
+            if ((counters[count++].flow = arena_strdup(arena, column_text(q.stmt, 1))) == NULL ||
+                column_failed(q.stmt)) {
                 query_end(&q);
                 return err_nomem(err);
             }

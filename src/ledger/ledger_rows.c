@@ -76,6 +76,8 @@ enum err_code ledger_meta_get(struct ledger_tx *tx, const char *key, struct aren
     if (query_step(&q, &has_row, err) != ERR_NONE || !has_row)
         return err->code;
     *ret = arena_strdup(arena, column_text(q.stmt, 0));
+    if (column_failed(q.stmt))
+        *ret = NULL;
     query_end(&q);
     return *ret != NULL ? ERR_NONE : err_nomem(err);
 }
@@ -122,7 +124,7 @@ enum err_code ledger_row_read(sqlite3_stmt *stmt, struct arena *arena, struct le
     if (sqlite3_column_type(stmt, 7) != SQLITE_INTEGER || state < 0 || state >= FILE_STATES ||
         sqlite3_column_type(stmt, 1) != SQLITE_TEXT || sqlite3_column_type(stmt, 3) != SQLITE_TEXT ||
         sqlite3_column_type(stmt, 4) != SQLITE_TEXT || column_text(stmt, 2)[0] == '\0')
-        return ERR_NONE;
+        return column_failed(stmt) ? err_nomem(err) : ERR_NONE;
     struct ledger_row *row = arena_alloc(arena, sizeof(*row));
     if (row == NULL)
         return err_nomem(err);
@@ -157,7 +159,7 @@ enum err_code ledger_row_read(sqlite3_stmt *stmt, struct arena *arena, struct le
     row->since_ms = column_int(stmt, 26);
     row->seen_ms = column_int(stmt, 27);
     row->definition = (uint64_t)column_int(stmt, 28);
-    if (failed)
+    if (failed || column_failed(stmt))
         return err_nomem(err);
     *ret = row;
     return ERR_NONE;
@@ -468,6 +470,8 @@ static enum err_code rename_page(struct ledger_tx *tx, int64_t source, const cha
         if (query_step(&q, &has_row, err) != ERR_NONE || !has_row)
             return err->code;
         const char *path = arena_strdup(arena, column_text(q.stmt, 2));
+        if (column_failed(q.stmt))
+            path = NULL;
         if (path == NULL || *ret_count == RENAME_PAGE) {
             query_end(&q);
             return path == NULL ? err_nomem(err) : ERR_NONE;

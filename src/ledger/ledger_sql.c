@@ -190,6 +190,11 @@ const char *column_text(sqlite3_stmt *stmt, int column)
     return text != NULL ? text : "";
 }
 
+bool column_failed(sqlite3_stmt *stmt)
+{
+    return sqlite3_errcode(sqlite3_db_handle(stmt)) == SQLITE_NOMEM;
+}
+
 enum err_code ledger_exec(struct ledger_tx *tx, const char *sql, struct err *err)
 {
     int rc = sqlite3_exec(tx->db, sql, NULL, NULL, NULL);
