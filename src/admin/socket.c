@@ -84,8 +84,9 @@ static void answer(struct client *c, struct json_object *object)
 {
     c->question = NULL;
     size_t length;
-    const char *text =
-        object == NULL ? NULL : json_object_to_json_string_length(object, JSON_C_TO_STRING_PLAIN, &length);
+    const char *text = object == NULL ? NULL
+                                      : json_object_to_json_string_length(
+                                            object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &length);
     c->answer = text == NULL ? NULL : malloc(length + 1);
     if (c->answer == NULL) {
         json_object_put(object);
