@@ -163,6 +163,11 @@ static struct ticket *make(struct settle *s, const char *path, struct err *err)
     t->since_ms = clock_wall_ms();
     t->due_ms = NEVER;
     HASH_ADD_KEYPTR(hh, s->tickets, t->path, n, t);
+    if (t->hh.tbl == NULL) {
+        free(t);
+        err_nomem(err);
+        return NULL;
+    }
     s->count++;
     return t;
 }

@@ -12,6 +12,8 @@
 
 #include "work.h"
 
+#define HASH_NONFATAL_OOM 1 /* a full memory is no reason to exit: the element is not in the table then, see its tbl   \
+                             */
 #include <uthash.h>
 
 #define NEVER UINT64_MAX

@@ -23,6 +23,8 @@
 #include <limits.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
+#define HASH_NONFATAL_OOM 1 /* a full memory is no reason to exit: the element is not in the table then, see its tbl   \
+                             */
 #include <uthash.h>
 
 struct dir_source;

@@ -103,13 +103,18 @@ static void unlink_node(struct dir_source *s, struct dir_node *node)
     s->node_count--;
 }
 
-static void free_node(struct dir_source *s, struct dir_node *node)
+static void stop_watch(struct dir_source *s, struct dir_node *node)
 {
-    unlink_node(s, node);
     if (node->fse != NULL)
         dir_fsevent_stop(s, node->fse);
     else if (s->inotify >= 0)
         inotify_rm_watch(s->inotify, node->wd); /* fails when the folder is gone already: fine */
+}
+
+static void free_node(struct dir_source *s, struct dir_node *node)
+{
+    unlink_node(s, node);
+    stop_watch(s, node);
     free(node);
 }
 
@@ -154,15 +159,23 @@ void dir_tree_sweep(struct dir_source *s, uint32_t generation)
     }
 }
 
-static void add_node(struct dir_source *s, struct dir_node *node)
+/* False: out of memory, nothing has changed. */
+static bool add_node(struct dir_source *s, struct dir_node *node)
 {
     HASH_ADD(by_wd, s->nodes_by_wd, wd, sizeof node->wd, node);
+    if (node->by_wd.tbl == NULL)
+        return false;
     HASH_ADD_KEYPTR(by_name, s->nodes_by_name, &node->parent_id, key_size(node->name), node);
+    if (node->by_name.tbl == NULL) {
+        HASH_DELETE(by_wd, s->nodes_by_wd, node);
+        return false;
+    }
     if (node->parent != NULL)
         DL_APPEND(node->parent->children, node);
     else
         s->tree = node;
     s->node_count++;
+    return true;
 }
 
 static struct dir_node *new_node(struct dir_node *parent, const char *name, int wd)
@@ -191,12 +204,14 @@ bool dir_node_move(struct dir_source *s, struct dir_node *node, struct dir_node 
     struct dir_node *there = dir_node_child(s, parent, name);
     if (there == node)
         return true;
-    if (is_within(parent, node)) { /* two moves that were told in another order than they happened: scans will tell */
+    /* Moves that were told in another order than they happened: what is true now is for a scan to find. */
+    bool is_nonsense = is_within(parent, node) || (there != NULL && is_within(node, there));
+    if (is_nonsense)
         dir_node_drop(s, node);
-        return false;
-    }
-    if (there != NULL && !is_within(node, there))
+    if (there != NULL && !is_within(parent, there))
         dir_node_drop(s, there);
+    if (is_nonsense)
+        return false;
     struct dir_node *moved = new_node(parent, name, node->wd);
     if (moved == NULL) {
         dir_node_drop(s, node);
@@ -211,8 +226,13 @@ bool dir_node_move(struct dir_source *s, struct dir_node *node, struct dir_node 
         c->parent = moved;
     unlink_node(s, node);
     free(node);
-    add_node(s, moved);
-    return true;
+    if (add_node(s, moved))
+        return true;
+    while (moved->children != NULL)
+        dir_node_drop(s, moved->children);
+    stop_watch(s, moved);
+    free(moved);
+    return false;
 }
 
 /* The same inode is watched under another name. Moved, or mounted twice? */
@@ -322,19 +342,23 @@ int dir_watch(struct dir_source *s, int parent_wd, const char *name, int fd)
         wd = watch_fd(s, parent, name, fd);
         if (wd < 0)
             return -1;
+        bool was_known = dir_node_by_wd(s, wd) != NULL;
         node = settle_names(s, &parent, name, wd, fd);
         if (node == NULL && parent == NULL && !is_root)
+            return -1;
+        /* The node went and took the watch along. */
+        if (node == NULL && was_known && (wd = watch_fd(s, parent, name, fd)) < 0)
             return -1;
     }
     if (node == NULL) {
         node = new_node(parent, name, wd);
-        if (node == NULL) {
+        if (node == NULL || !add_node(s, node)) {
+            free(node);
             if (!s->is_fs_event)
                 inotify_rm_watch(s->inotify, wd);
             errno = ENOMEM;
             return -1;
         }
-        add_node(s, node);
     }
     node->generation = s->generation;
     note_mtime(node, fd);

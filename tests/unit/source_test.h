@@ -20,6 +20,9 @@
 #include <cmocka.h>
 
 #define TOLD_MAX 65536
+#ifndef TEST_STRDUP /* a test whose allocations fail keeps its own */
+#define TEST_STRDUP strdup
+#endif
 
 struct told {
     enum found_how how;
@@ -45,25 +48,25 @@ struct fixture {
     const char *avoid[4];
 };
 
-static void add_told(struct fixture *f, const struct found *found, bool is_scan)
+static inline void add_told(struct fixture *f, const struct found *found, bool is_scan)
 {
     if (f->count == TOLD_MAX)
         return;
-    f->told[f->count++] =
-        (struct told){found->how, strdup(found->path), found->from ? strdup(found->from) : NULL, found->id, is_scan};
+    f->told[f->count++] = (struct told){found->how, TEST_STRDUP(found->path),
+                                        found->from ? TEST_STRDUP(found->from) : NULL, found->id, is_scan};
 }
 
-static void on_found(void *arg, const struct found *found)
+static inline void on_found(void *arg, const struct found *found)
 {
     add_told(arg, found, false);
 }
 
-static void on_overflow(void *arg)
+static inline void on_overflow(void *arg)
 {
     ((struct fixture *)arg)->overflows++;
 }
 
-static void on_scanned(void *arg, const struct found *found, size_t count)
+static inline void on_scanned(void *arg, const struct found *found, size_t count)
 {
     struct fixture *f = arg;
     assert_true(count > 0 && count <= SCAN_CHUNK);
@@ -74,26 +77,26 @@ static void on_scanned(void *arg, const struct found *found, size_t count)
         source_directory.scan_resume(f->src);
 }
 
-static void on_scan_done(void *arg, const struct scan_result *result)
+static inline void on_scan_done(void *arg, const struct scan_result *result)
 {
     struct fixture *f = arg;
     f->scans++;
     f->result = *result;
 }
 
-static void on_health(void *arg)
+static inline void on_health(void *arg)
 {
     ((struct fixture *)arg)->healths++;
 }
 
-static bool wants_csv(void *arg, const char *path)
+static inline bool wants_csv(void *arg, const char *path)
 {
     (void)arg;
     size_t n = strlen(path);
     return n > 4 && strcmp(path + n - 4, ".csv") == 0;
 }
 
-static void on_watchdog(uv_timer_t *timer)
+static inline void on_watchdog(uv_timer_t *timer)
 {
     ((struct fixture *)timer->data)->is_late = true;
 }
@@ -110,7 +113,7 @@ static void on_watchdog(uv_timer_t *timer)
             fail_msg("not within %d ms: %s", (int)(ms), #cond);                                                        \
     } while (0)
 
-static void run_for(struct fixture *f, uint64_t ms)
+static inline void run_for(struct fixture *f, uint64_t ms)
 {
     f->is_late = false;
     uv_timer_start(&f->watchdog, on_watchdog, ms, 0);
@@ -118,7 +121,7 @@ static void run_for(struct fixture *f, uint64_t ms)
         uv_run(&f->loop, UV_RUN_ONCE);
 }
 
-static const struct told *told(const struct fixture *f, enum found_how how, const char *path)
+static inline const struct told *told(const struct fixture *f, enum found_how how, const char *path)
 {
     for (size_t i = f->count; i-- > 0;)
         if (f->told[i].how == how && strcmp(f->told[i].path, path) == 0)
@@ -126,7 +129,7 @@ static const struct told *told(const struct fixture *f, enum found_how how, cons
     return NULL;
 }
 
-static size_t told_times(const struct fixture *f, enum found_how how, const char *path)
+static inline size_t told_times(const struct fixture *f, enum found_how how, const char *path)
 {
     size_t n = 0;
     for (size_t i = 0; i < f->count; i++)
@@ -134,7 +137,7 @@ static size_t told_times(const struct fixture *f, enum found_how how, const char
     return n;
 }
 
-static void forget(struct fixture *f)
+static inline void forget(struct fixture *f)
 {
     for (size_t i = 0; i < f->count; i++) {
         free(f->told[i].path);
@@ -143,7 +146,7 @@ static void forget(struct fixture *f)
     f->count = 0;
 }
 
-static const char *at(const struct fixture *f, const char *path)
+static inline const char *at(const struct fixture *f, const char *path)
 {
     static char full[8][PATH_MAX];
     static unsigned next;
@@ -152,7 +155,7 @@ static const char *at(const struct fixture *f, const char *path)
     return ret;
 }
 
-static void put(const struct fixture *f, const char *path, const char *text)
+static inline void put(const struct fixture *f, const char *path, const char *text)
 {
     int fd = open(at(f, path), O_WRONLY | O_CREAT | O_TRUNC, 0644);
     assert_true(fd >= 0);
@@ -160,19 +163,19 @@ static void put(const struct fixture *f, const char *path, const char *text)
     close(fd);
 }
 
-static void folder(const struct fixture *f, const char *path)
+static inline void folder(const struct fixture *f, const char *path)
 {
     assert_int_equal(mkdir(at(f, path), 0755), 0);
 }
 
-static struct source_health health(struct fixture *f)
+static inline struct source_health health(struct fixture *f)
 {
     struct source_health h;
     source_directory.health(f->src, &h);
     return h;
 }
 
-static void start(struct fixture *f)
+static inline void start(struct fixture *f)
 {
     struct source_sink sink = {f, on_found, on_overflow, on_scanned, on_scan_done, on_health};
     struct err err = {0};
@@ -181,18 +184,18 @@ static void start(struct fixture *f)
         ERR_NONE);
 }
 
-static void start_and_scan(struct fixture *f)
+static inline void start_and_scan(struct fixture *f)
 {
     start(f);
     RUN_UNTIL(f, 5000, f->scans > 0);
 }
 
-static void on_closed(void *arg)
+static inline void on_closed(void *arg)
 {
     ((struct fixture *)arg)->is_closed = true;
 }
 
-static void stop(struct fixture *f)
+static inline void stop(struct fixture *f)
 {
     if (f->src == NULL)
         return;
@@ -203,7 +206,7 @@ static void stop(struct fixture *f)
     f->src = NULL;
 }
 
-static int setup(void **state)
+static inline int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     strcpy(f->base, "/tmp/chute-source-XXXXXX");
@@ -226,7 +229,7 @@ static int setup(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+static inline int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)st;
     (void)type;
@@ -235,7 +238,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return 0;
 }
 
-static int teardown(void **state)
+static inline int teardown(void **state)
 {
     struct fixture *f = *state;
     stop(f);
