@@ -17,6 +17,7 @@ struct claimed {
     const char *header;
     bool want_hash;
     bool is_drop;
+    bool is_carry;
 };
 
 struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
@@ -196,7 +197,7 @@ struct drop_search {
     size_t found;
 };
 
-static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const struct config_flow *flow)
+static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const struct config_flow *flow, bool is_carry)
 {
     struct ledger_row *copy = arena_alloc(&s->c->arena, sizeof *copy);
     if (copy == NULL) {
@@ -211,7 +212,7 @@ static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const
             err_nomem(s->err);
             return false;
         }
-    s->c->items[s->c->count++] = (struct claimed){.row = copy, .flow = flow, .is_drop = true};
+    s->c->items[s->c->count++] = (struct claimed){.row = copy, .flow = flow, .is_drop = true, .is_carry = is_carry};
     return ++s->found < DROPS_AT_ONCE;
 }
 
@@ -255,6 +256,13 @@ static bool see_drop(void *arg, const struct ledger_row *row)
     for (size_t i = 0; s->c->held[i] != NULL; i++)
         if (strcmp(s->c->held[i], row->flow) == 0)
             return true;
+    if (row->state != STATE_GONE) {
+        if (flow != NULL && row->has_hash && strncmp(row->reason, CARRIED_PREFIX, strlen(CARRIED_PREFIX)) == 0)
+            return copy_drop(s, row, flow, true);
+        struct ledger_row done = *row; /* loaded anew since: its receipt is under the new name already */
+        done.drop_pending = false;
+        return ledger_put(s->tx, &done, s->err) == ERR_NONE;
+    }
     if (flow == NULL || !successor_is_done(s, row)) {
         if (flow != NULL && s->c->next_due_ms > clock_wall_ms() + SUCCESSOR_WAIT_MS)
             s->c->next_due_ms = clock_wall_ms() + SUCCESSOR_WAIT_MS;
@@ -272,13 +280,13 @@ static bool see_drop(void *arg, const struct ledger_row *row)
         done.was_loaded = false;
         return ledger_put(s->tx, &done, s->err) == ERR_NONE;
     }
-    return copy_drop(s, row, flow);
+    return copy_drop(s, row, flow, false);
 }
 
 static enum err_code collect_drops(struct ledger_tx *tx, struct claim *c, struct err *err)
 {
     struct drop_search s = {.tx = tx, .c = c, .err = err};
-    struct ledger_query q = {.dest = c->outlet->config->name, .states = STATE_BIT(STATE_GONE), .drop_pending = true};
+    struct ledger_query q = {.dest = c->outlet->config->name, .drop_pending = true};
     enum err_code code = ledger_each(tx, &q, see_drop, &s, err);
     return code != ERR_NONE ? code : err->code;
 }
@@ -322,6 +330,7 @@ size_t claim_start_jobs(struct claim *c)
             continue;
         }
         job->is_drop = item->is_drop;
+        job->is_carry = item->is_carry;
         job->want_hash = item->want_hash;
         take_expected(job, item);
         started++;

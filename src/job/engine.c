@@ -430,7 +430,7 @@ static enum err_code idle_fn(struct ledger_tx *tx, void *arg, struct err *err)
     uint64_t waiting = 0, drops = 0;
     const struct ledger_query q = {.states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) | STATE_BIT(STATE_RETRYING) |
                                              STATE_BIT(STATE_SETTLING)};
-    const struct ledger_query d = {.states = STATE_BIT(STATE_GONE), .drop_pending = true};
+    const struct ledger_query d = {.drop_pending = true};
     if (ledger_count(tx, &q, &waiting, err) != ERR_NONE || ledger_count(tx, &d, &drops, err) != ERR_NONE)
         return err->code;
     e->idle_waiting = waiting + drops;

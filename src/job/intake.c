@@ -32,6 +32,12 @@ enum err_code flow_table(const struct config_flow *flow, const char *path, char 
     return code;
 }
 
+void intake_lost(struct intake *in)
+{
+    in->is_lost = true;
+    engine_ledger_failed(in->world->engine); /* scans once the ledger has been seen to work */
+}
+
 /* ---- a whole version goes into the ledger ---- */
 
 static bool is_unended(enum file_state s)
@@ -126,7 +132,7 @@ struct inode_search {
 static bool see_inode(void *arg, const struct ledger_row *row)
 {
     struct inode_search *s = arg;
-    s->found = strcmp(row->path, s->path) != 0 && row->file.size == s->id->size && row->file.mtime_ns == s->id->mtime_ns;
+    s->found = strcmp(row->path, s->path) != 0 && !row->taken_by_us && row->file.size == s->id->size && row->file.mtime_ns == s->id->mtime_ns;
     return !s->found;
 }
 
@@ -141,8 +147,7 @@ static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, con
     if (ledger_count(tx, &by_path, &known, err) != ERR_NONE || known > 0)
         return err->code;
     struct inode_search s = {.path = o->path, .id = &o->id};
-    struct ledger_query q = {.source = in->config->name, .inode = o->id.inode, .dev = o->id.dev,
-                             .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE)};
+    struct ledger_query q = {.source = in->config->name, .inode = o->id.inode, .dev = o->id.dev};
     enum err_code code = ledger_each(tx, &q, see_inode, &s, err);
     *ret = s.found;
     return code;
@@ -188,8 +193,7 @@ static void on_noted(void *arg, const struct err *err)
     struct world *w = in->world;
     in->is_flushing = false;
     if (err != NULL) {
-        in->is_lost = true;
-        engine_ledger_failed(w->engine);
+        intake_lost(in);
     } else if (work->maybe_renamed != NULL) {
         renames_look(in, work->maybe_renamed);
         work->maybe_renamed = NULL;
@@ -213,7 +217,7 @@ void intake_flush(struct intake *in)
     struct note_work *work = calloc(1, sizeof *work);
     struct err err = {0};
     if (work == NULL) {
-        in->is_lost = true;
+        intake_lost(in);
         free_observed(in->settled);
     } else {
         work->in = in;
@@ -222,7 +226,7 @@ void intake_flush(struct intake *in)
     in->settled = NULL;
     in->settled_count = 0;
     if (work == NULL || ledger_run(e->ledger, note_fn, on_noted, work, &err) != ERR_NONE) {
-        in->is_lost = true;
+        intake_lost(in);
         if (work != NULL)
             free_observed(work->list);
         free(work);
@@ -238,8 +242,7 @@ void intake_observe(struct intake *in, const char *path, const struct file_id *i
     size_t size = strlen(path) + 1;
     struct observed *o = in->settled_count < SETTLED_MAX ? calloc(1, sizeof *o + size) : NULL;
     if (o == NULL) {
-        in->is_lost = true;
-        engine_ledger_failed(in->world->engine);
+        intake_lost(in);
         return;
     }
     memcpy(o->path, path, size);
@@ -267,7 +270,7 @@ static void note_to_settle(struct intake *in, const struct found *found)
 {
     struct err err = {0};
     if (settle_note(in->settle, found, &err) != ERR_NONE)
-        in->is_lost = true;
+        intake_lost(in);
 }
 
 void intake_settle_again(struct intake *in, const char *path, const struct file_id *id)
@@ -379,7 +382,7 @@ static void on_compared(void *arg, const struct err *err)
     in->is_checking = false;
     in->chunk_next = 0;
     if (err != NULL) {
-        in->is_lost = true;
+        intake_lost(in);
         in->chunk_next = in->chunk_count; /* the scan that follows recovery comes by again */
         engine_ledger_failed(w->engine);
     }
@@ -420,7 +423,7 @@ static void on_scanned(void *arg, const struct found *found, size_t count)
     struct err err = {0};
     if (ledger_run(in->world->engine->ledger, compare_fn, on_compared, in, &err) != ERR_NONE) {
         in->is_checking = false;
-        in->is_lost = true;
+        intake_lost(in);
         in->chunk = NULL;
         world_release(in->world);
         engine_ledger_failed(in->world->engine);
@@ -436,16 +439,24 @@ static void on_scan_done(void *arg, const struct scan_result *result)
     log_debug("source %s: scanned %llu files in %llu folders%s", in->config->name, (unsigned long long)result->files,
               (unsigned long long)result->folders, result->is_complete ? "" : " (not all could be listed)");
     in->scan_over = true;
-    if (result->is_complete || in->force_deletes)
-        sweep_start(in, NULL, false);
+    in->sweep_owed = in->sweep_owed || result->is_complete || in->force_deletes;
     intake_scan_settled(in);
     engine_check_idle(in->world->engine);
 }
 
-/* After the first scan: once all it found is in the ledger, flows with a shared table may start. */
+/*
+ * After a scan, once all it found (but for what is still being written) is in the ledger: what it did not find may be
+ * looked at, and after the first one flows with a shared table may start.
+ */
 void intake_scan_settled(struct intake *in)
 {
-    if (in->is_scanned || !in->scan_over || in->chunk != NULL || in->is_flushing || in->settled != NULL)
+    if (!in->scan_over || in->chunk != NULL || in->is_flushing || in->settled != NULL || in->looking > 0 || in->world->is_stopping)
+        return;
+    if (in->sweep_owed) {
+        in->sweep_owed = false;
+        sweep_start(in, NULL, false);
+    }
+    if (in->is_scanned)
         return;
     in->is_scanned = true;
     engine_pump_all(in->world->engine);

@@ -278,8 +278,12 @@ static enum next enter_loading(struct job *job)
 {
     struct load *load = &job->load;
     const struct dest_ops *ops = job->outlet->config->ops;
-    bool drops = job->flow == NULL || job->flow->on_delete != ON_DELETE_EMPTY;
-    load->what = !job->is_drop ? LOAD_FILE : drops ? LOAD_DROP : LOAD_EMPTY;
+    bool drops = job->flow->on_delete != ON_DELETE_EMPTY;
+    load->what = !job->is_drop ? LOAD_FILE : job->is_carry ? LOAD_CARRY : drops ? LOAD_DROP : LOAD_EMPTY;
+    if (job->is_carry) {
+        load->from_path = job->row.reason + strlen(CARRIED_PREFIX);
+        memcpy(load->hash, job->row.hash, sizeof load->hash);
+    }
     load->plan = &job->flow->plan;
     load->instance = job->engine->instance;
     load->source = job->row.source;
@@ -452,7 +456,9 @@ static void say_end(struct job *job)
         log_write(LOG_WARN, &about, "try %lld failed, next in %s: %s", (long long)job->row.tries, took, job->reason);
         break;
     case STATE_GONE:
-        if (job->is_drop && job->reason[0] != '\0')
+        if (job->is_carry)
+            log_write(LOG_INFO, &about, "%s: what it loaded into %s stays its own", job->row.reason, job->row.table);
+        else if (job->is_drop && job->reason[0] != '\0')
             log_write(LOG_ERROR, &about, "file deleted, but its table stays: %s", job->reason);
         else if (job->is_drop)
             log_write(LOG_INFO, &about, "file deleted: %s %s",

@@ -84,6 +84,7 @@ struct intake {
 
     struct sweep *sweep;       /* under way */
     bool sweep_again;
+    bool sweep_owed;           /* a scan is over: sweep once all it found is in the ledger, so that renames are known first */
     bool force_deletes;        /* chute retry --deletes */
     uint64_t held_deletes;
     char held_reason[256];
@@ -132,6 +133,7 @@ struct job {
     uint64_t path_hash;
     struct ledger_row row;      /* as claimed; strings in ARENA */
     bool is_drop;
+    bool is_carry;              /* with is_drop: not a drop, but a receipt that follows a renamed file */
     bool is_finish_only;
     int64_t started_ms;
 
@@ -244,6 +246,7 @@ enum err_code intake_open(struct intake *in, const struct config_source *config,
 void intake_forget(struct intake *in); /* what is on its way in, when the world closes */
 void intake_settle_again(struct intake *in, const char *path, const struct file_id *id);
 void intake_rescan(struct intake *in);
+void intake_lost(struct intake *in); /* something on its way in was dropped: a scan is owed */
 void intake_observe(struct intake *in, const char *path, const struct file_id *id);
 void intake_flush(struct intake *in);
 void intake_scan_settled(struct intake *in);
@@ -260,6 +263,7 @@ const struct config_flow *config_flow_named(const struct config *config, const c
 enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size, struct err *err);
 #define OWNED_PREFIX "table already belongs to "
 #define RENAMED_PREFIX "renamed to "   /* row in gone: its table goes when that path is loaded */
+#define CARRIED_PREFIX "renamed from " /* row with drop_pending that is not gone: the destination's receipt is to be carried along */
 #define AGAIN_PREFIX "again after: "   /* row that was quarantined: there is a reason file to remove */
 #define DUPLICATE_PREFIX "already loaded"
 

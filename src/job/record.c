@@ -187,6 +187,11 @@ enum err_code decide_finish(struct ledger_tx *tx, struct job *job, struct ledger
 
 static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct ledger_row *row, struct err *err)
 {
+    if (job->is_carry && row->drop_pending && row->state != STATE_GONE && !job->requeue && job->end != STATE_RETRYING) {
+        row->drop_pending = false;
+        row->reason = "";
+        return ledger_put(tx, row, err);
+    }
     if (row->state != STATE_GONE || !row->drop_pending)
         return ERR_NONE; /* the file came back meanwhile: its table is loaded anew */
     if (job->requeue)

@@ -80,8 +80,7 @@ static void on_gone_marked(void *arg, const struct err *err)
     struct world *w = in->world;
     in->is_probing_gone = false;
     if (err != NULL) {
-        in->is_lost = true;
-        engine_ledger_failed(w->engine);
+        intake_lost(in);
     }
     gone_work_free(work);
     finish_pending_start(w);
@@ -127,7 +126,8 @@ void on_gone_timer(uv_timer_t *timer)
     struct err err = {0};
     if (work->count == 0 ||
         in->config->ops->probe(in->state, work->probes, work->count, on_gone_probed, work, &err) != ERR_NONE) {
-        in->is_lost = in->is_lost || work->count > 0;
+        if (work->count > 0)
+            intake_lost(in);
         gone_work_free(work);
         arm_gone_timer(in);
         return;
@@ -154,8 +154,7 @@ void intake_gone(struct intake *in, const char *path)
     size_t size = strlen(path) + 1;
     struct gone_path *g = in->gone_count < SETTLED_MAX ? calloc(1, sizeof *g + size) : NULL;
     if (g == NULL) {
-        in->is_lost = true;
-        engine_ledger_failed(in->world->engine); /* it scans when all is well again */
+        intake_lost(in);
         return;
     }
     memcpy(g->path, path, size);
@@ -295,8 +294,7 @@ static void on_page(void *arg, const struct err *err)
     struct sweep *s = arg;
     struct intake *in = s->in;
     if (err != NULL) {
-        in->is_lost = true;
-        engine_ledger_failed(in->world->engine);
+        intake_lost(in);
         sweep_end(s);
     } else if (in->world->is_stopping) {
         sweep_end(s);
@@ -334,8 +332,7 @@ static void on_swept(void *arg, const struct err *err)
 {
     struct sweep *s = arg;
     if (err != NULL) {
-        s->in->is_lost = true;
-        engine_ledger_failed(s->in->world->engine);
+        intake_lost(s->in);
         sweep_end(s);
         return;
     }
@@ -365,7 +362,7 @@ static void sweep_page(struct sweep *s)
 {
     struct err err = {0};
     if (s->in->config->ops->probe(s->in->state, s->probes, s->count, on_probed, s, &err) != ERR_NONE) {
-        s->in->is_lost = true;
+        intake_lost(s->in);
         sweep_end(s);
     }
 }
@@ -381,7 +378,7 @@ void sweep_start(struct intake *in, const char *below, bool is_event)
     struct sweep *s = calloc(1, sizeof *s);
     if (s == NULL || (below != NULL && (s->below = strdup(below)) == NULL)) {
         free(s);
-        in->is_lost = true;
+        intake_lost(in);
         return;
     }
     arena_init(&s->arena);
@@ -424,17 +421,28 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
     const struct config_flow *flow = config_flow_named(in->world->config, row->flow);
     char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
     struct err name_err = {0};
-    if (flow == NULL || row->taken_by_us || row->state == STATE_GONE)
+    if (flow == NULL || row->taken_by_us)
         return ERR_NONE;
     if (!config_flow_takes(flow, to))
         return note_gone(tx, in->world->config, row, clock_wall_ms(), err);
+    if (row->state == STATE_GONE) { /* a sweep missed it before its new name was seen */
+        if (!row->was_loaded || row->drop_pending)
+            return ERR_NONE;
+        row->state = STATE_LOADED;
+    }
     bool carry = flow_table(flow, to, table, key, sizeof table, &name_err) == ERR_NONE && strcmp(key, row->table_key) == 0;
+    char reason[4200];
     if (carry) {
+        snprintf(reason, sizeof reason, CARRIED_PREFIX "%s", row->path);
         row->path = to;
         row->table = table;
+        if (row->state == STATE_LOADED || row->state == STATE_SKIPPED) {
+            /* A ledger that is lost later must find the content under its new name in the destination. */
+            row->drop_pending = row->was_loaded;
+            row->reason = reason;
+        }
         return ledger_put(tx, row, err);
     }
-    char reason[4200];
     snprintf(reason, sizeof reason, RENAMED_PREFIX "%s", to);
     if (note_gone(tx, in->world->config, row, clock_wall_ms(), err) != ERR_NONE)
         return err->code;
@@ -487,8 +495,7 @@ static void on_rename_noted(void *arg, const struct err *err)
     struct intake *in = work->in;
     struct world *w = in->world;
     if (err != NULL) {
-        in->is_lost = true;
-        engine_ledger_failed(w->engine);
+        intake_lost(in);
     } else if (work->is_folder) {
         intake_rescan(in); /* what is below has new names: those that were not carried are new files */
     }
@@ -500,6 +507,7 @@ static void on_rename_noted(void *arg, const struct err *err)
     }
     rename_free(work);
     finish_pending_start(w);
+    engine_pump_all(w->engine);
     engine_check_idle(w->engine);
     world_release(w);
 }
@@ -510,7 +518,7 @@ static void rename_start(struct intake *in, const char *from, const char *to, bo
     struct rename_work *work = calloc(1, sizeof *work + from_size + to_size);
     struct err err = {0};
     if (work == NULL) {
-        in->is_lost = true;
+        intake_lost(in);
         free(then);
         return;
     }
@@ -555,7 +563,7 @@ struct look_work {
 static bool take_old_path(void *arg, const struct ledger_row *row)
 {
     struct look_work *work = arg;
-    if (strcmp(row->path, work->o->path) == 0 || row->file.size != work->o->id.size || row->file.mtime_ns != work->o->id.mtime_ns)
+    if (strcmp(row->path, work->o->path) == 0 || row->taken_by_us || row->file.size != work->o->id.size || row->file.mtime_ns != work->o->id.mtime_ns)
         return true;
     work->old_path = strdup(row->path);
     return false;
@@ -564,8 +572,7 @@ static bool take_old_path(void *arg, const struct ledger_row *row)
 static enum err_code look_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct look_work *work = arg;
-    const struct ledger_query q = {.source = work->in->config->name, .inode = work->o->id.inode, .dev = work->o->id.dev,
-                                   .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE)};
+    const struct ledger_query q = {.source = work->in->config->name, .inode = work->o->id.inode, .dev = work->o->id.dev};
     return ledger_each(tx, &q, take_old_path, work, err);
 }
 
@@ -586,6 +593,7 @@ static void look_end(struct look_work *work, bool is_renamed)
     free(work->old_path);
     free(work);
     in->looking--;
+    intake_scan_settled(in);
     engine_check_idle(w->engine);
     world_release(w);
 }
@@ -614,7 +622,7 @@ void renames_look(struct intake *in, struct observed *list)
         struct look_work *work = calloc(1, sizeof *work);
         struct err err = {0};
         if (work == NULL) {
-            in->is_lost = true;
+            intake_lost(in);
             free(o);
             continue;
         }
