@@ -139,7 +139,7 @@ class Chute:
         return json.loads(self.ask("status", "--json"))
 
     def receipts(self, *arguments):
-        return [json.loads(line) for line in self.ask("receipts", "--json", *arguments).splitlines()]
+        return json.loads(self.ask("receipts", "--json", *arguments))
 
     def receipts_of(self, path, state=None):
         return [r for r in self.receipts() if r["path"] == str(path) and state in (None, r["state"])]
@@ -147,7 +147,7 @@ class Chute:
     def files(self, *states):
         """What the ledger has about files, a dict each; all files, or those in STATES."""
         words = [word for state in states or STATES for word in ("--state", state)]
-        return [json.loads(line) for line in self.ask("status", "--json", *words).splitlines()]
+        return json.loads(self.ask("status", "--json", *words))["file_list"]
 
     def state_of(self, path):
         """The state word of a file below the inbox; None if the ledger doesn't know it."""

@@ -26,7 +26,8 @@ def infer(**more):
     ('a,b\n"say ""hi""",\n', ["a", "b"], ('say "hi"', None)),
     ('a,b\nx,""\n', ["a", "b"], ("x", "")),
     ("a,b\n1,2", ["a", "b"], (1, 2)),
-])
+], ids=["semicolon", "tab", "pipe", "one-column", "bom", "blank-names", "repeated-names", "crlf", "line-break-in-quotes", "spaces", "doubled-quotes",
+        "quoted-empty", "no-last-newline"])
 def test_dialects_and_headers(chute, text, columns, row):
     chute.configure(infer())
     chute.start()
@@ -40,7 +41,7 @@ def test_dialects_and_headers(chute, text, columns, row):
     (b"a,b\n1,2,3\n", ["line 2", "2", "3"]),
     (b"a,b\n1,x\0y\n", ["NUL", "line 2"]),
     (b"a,b\n1,f\xfcr\n", ["UTF-8", "line 2"]),
-])
+], ids=["short", "wide", "nul", "not-utf-8"])
 def test_bad_rows_are_refused_with_their_place(chute, text, words):
     chute.configure(infer())
     chute.start()
@@ -106,7 +107,7 @@ def test_inference_is_right_for_the_whole_file(chute):
     (["1", "-2", "9223372036854775807"], "BIGINT"), (["1", "9223372036854775808"], "TEXT"), (["1", "+2"], "TEXT"),
     (["01"], "TEXT"), (["1.5", "2"], "DOUBLE"), (["1.23456789012345678"], "TEXT"), (["true", "FALSE"], "BOOLEAN"),
     (["true", "1"], "TEXT"), (["2024-01-02"], "TEXT"), ([""], "TEXT"), (["NA", "1"], "TEXT"), (["1e5"], "TEXT"),
-])
+], ids=lambda v: v if isinstance(v, str) else v[-1] or "empty")
 def test_inferred_types(chute, values, declared):
     chute.configure(infer())
     chute.start()

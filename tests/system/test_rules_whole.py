@@ -48,8 +48,9 @@ def test_a_half_written_gzip_is_not_loaded_until_it_has_its_trailer(chute):
     wait_until(lambda: (chute.rows("z") or [])[-1:] == [(4999, 1)], "the whole gzip")
 
 
-@pytest.mark.parametrize("text,kind", [(b'a,b\n1,"open', "quote"), (gzip.compress(b"a\n1\n" * 100)[:-6], "gzip")])
-def test_input_that_ends_early_is_settling_first_then_incomplete(chute, text, kind):
+@pytest.mark.parametrize("kind", ["quote", "gzip"])
+def test_input_that_ends_early_is_settling_first_then_incomplete(chute, kind):
+    text = b'a,b\n1,"open' if kind == "quote" else gzip.compress(b"a\n1\n" * 100)[:-6]
     name = "cut.csv" if kind == "quote" else "cut.csv.gz"
     chute.configure({"incomplete_after": "3s"})
     chute.start()
