@@ -261,11 +261,23 @@ static void on_timer(uv_timer_t *timer)
     turn(timer->data);
 }
 
+static unsigned connections(struct http *h)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    return info == NULL ? 0 : info->num_connections;
+}
+
 static void turn(struct http *h)
 {
+    unsigned before;
     if (h->is_closing)
         return;
-    MHD_run(h->mhd);
+    /* A turn that begins at the limit takes the listening socket out of the epoll set, and only a later turn puts it
+     * back: without one, nothing would ever wake us for the clients that wait. */
+    do {
+        before = connections(h);
+        MHD_run(h->mhd);
+    } while (before >= CONNECTIONS_MAX && connections(h) < CONNECTIONS_MAX);
     MHD_UNSIGNED_LONG_LONG wait;
     if (MHD_get_timeout(h->mhd, &wait) == MHD_YES)
         uv_timer_start(&h->timer, on_timer, wait, 0);

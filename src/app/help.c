@@ -195,6 +195,34 @@ static int print_man(void)
     return EXIT_FINE;
 }
 
+/* `chute help sqlite`: a kind of source or destination, with its keys. */
+static bool help_driver(const char *word)
+{
+    const char *summary = NULL, *what = "source";
+    const struct option *options = NULL;
+    for (size_t i = 0; app_drivers.sources[i] != NULL; i++) {
+        if (strcmp(app_drivers.sources[i]->type, word) == 0) {
+            summary = app_drivers.sources[i]->summary;
+            options = app_drivers.sources[i]->options;
+        }
+    }
+    for (size_t i = 0; app_drivers.dests[i] != NULL; i++) {
+        if (strcmp(app_drivers.dests[i]->type, word) == 0) {
+            what = "destination";
+            summary = app_drivers.dests[i]->summary;
+            options = app_drivers.dests[i]->options;
+        }
+    }
+    if (summary == NULL)
+        return false;
+    printf("type: %s, a kind of %s: %s\n\nKeys\n", word, what, summary);
+    for (const struct option *o = options; o != NULL && o->name != NULL; o++) {
+        printf("  %-18s  ", o->name);
+        print_wrapped(stdout, o->help, 22, 22);
+    }
+    return true;
+}
+
 int run_help(const struct args *args)
 {
     if (args_has(args, "man"))
@@ -225,6 +253,8 @@ int run_help(const struct args *args)
     }
     names[count] = NULL;
     char *text = config_help(&app_drivers, word);
+    if (text == NULL && help_driver(word))
+        return EXIT_FINE;
     if (text == NULL) {
         const char *near = text_nearest(word, names);
         tell("help: neither a command nor a key of the configuration: %s%s%s%s", word,

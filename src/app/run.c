@@ -23,8 +23,8 @@ static int quick_config(const struct args *args, const char *state, struct confi
         return EXIT_USAGE;
     }
     if (config_quick(&quick, &app_drivers, ret, &err) != ERR_NONE) {
-        tell("%s", err.text);
-        return err.code == ERR_CONFIG ? EXIT_CONFIG : EXIT_FAILED;
+        tell("run: %s", err.text);
+        return err.code == ERR_CONFIG ? EXIT_USAGE : EXIT_FAILED; /* the command line is all there is to it */
     }
     return EXIT_FINE;
 }
