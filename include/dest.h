@@ -29,7 +29,8 @@
 
 enum load_what {
     LOAD_FILE,  /* put this file version into its table */
-    LOAD_DROP,  /* drop TABLE, if chute made it; dependents are named in the error, nothing cascades */
+    LOAD_DROP,  /* drop TABLE, if chute made it; dependents are named in the error, nothing cascades. Its receipt.dest_id
+                   says "dropped", or "kept" when there was none of ours. LOAD_KEY is one of its own, as for every kind of work */
     LOAD_EMPTY, /* delete all rows of TABLE */
     LOAD_CARRY, /* FROM_PATH was renamed to PATH: write the receipt of (HASH, TABLE) for PATH as well, no rows */
     LOAD_FORGET /* reset: drop TABLE if chute made it, and every receipt of FLOW for it */

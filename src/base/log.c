@@ -260,13 +260,13 @@ static uint64_t mix(uint64_t hash, const char *s)
     return hash;
 }
 
-/* What makes two messages the same one. About a file, numbers may differ ("try 3 of 9"); else the words must not. */
-static uint64_t key_of(const struct message *m, const char *fmt)
+/* What makes two messages the same one: every word. "2 rows" after "1 rows", or the second try after the first, is news. */
+static uint64_t key_of(const struct message *m)
 {
-    uint64_t hash = mix(UINT64_C(0xcbf29ce484222325) + (uint64_t)m->level, fmt);
+    uint64_t hash = UINT64_C(0xcbf29ce484222325) + (uint64_t)m->level;
     for (int c = 0; c < C_COUNT; c++)
         hash = mix(hash, m->has[c] ? m->context[c] : "\x01");
-    return m->has[C_FILE] ? hash : mix(hash, m->text);
+    return mix(hash, m->text);
 }
 
 static void fill_context(struct message *m, const struct log_about *about)
@@ -323,7 +323,7 @@ void log_write(enum log_level level, const struct log_about *about, const char *
     va_end(args);
     fill_context(m, about);
     m->level = level;
-    m->key = key_of(m, fmt);
+    m->key = key_of(m);
     m->at_ms = clock_mono_ms();
     if (state.last.at_ms != 0 && state.last.key == m->key && m->at_ms - state.last.at_ms < REPEAT_MS) {
         state.repeats++;

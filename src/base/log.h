@@ -3,8 +3,7 @@
  *
  * One line per event, one event once: the layer that decides writes it. A message that repeats within 10 s of its
  * first is counted and told as "(repeated N times)" when the next different one comes or the 10 s are over (no timer:
- * said with the next line or at log_flush()). The same message: same level, format string and context; without a file
- * in the context also the same words.
+ * said with the next line or at log_flush()). The same message: same level, same context, same words.
  * Secrets: log_secret() registers texts that are replaced by "***" in every output at any level.
  * Thread-safe; never blocks on anything but the write itself, and on a pipe or terminal whose reader sleeps at most
  * 100 ms. A line that can't be written is counted, and the count is told when writing works again. errno is kept.

@@ -228,6 +228,8 @@ static void take_newer(struct job *job, struct ledger_row *row, char key[33], in
     row->next_try_ms = 0;
     if (row->state == STATE_GONE) {
         row->drop_pending = row->was_loaded && job->flow->on_delete != ON_DELETE_IGNORE;
+        engine_new_key(NULL, key);
+        row->load_key = key;
         return;
     }
     row->state = STATE_QUEUED;

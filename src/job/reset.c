@@ -98,7 +98,7 @@ static void on_table_forgotten(struct load *load)
         reset_end(r);
         return;
     }
-    if (!load->receipt.is_duplicate) { /* the driver says so when there was nothing of ours to drop */
+    if (strcmp(load->receipt.dest_id, "dropped") == 0) {
         r->dropped++;
         buf_printf(&r->text, "dropped %s in %s\n", row->table, r->outlet->config->name);
     }

@@ -21,6 +21,10 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
     bool was_loading = row->state == STATE_LOADING;
     row->finish_pending = row->state == STATE_QUARANTINED; /* its reason file goes too */
     row->state = STATE_GONE;
+    char key[33];
+    engine_new_key(NULL, key);
+    if (!was_loading)
+        row->load_key = key; /* a drop is an attempt of its own: the destination knows the old key as a load */
     row->drop_pending = drops && !was_loading; /* while it loads, the job decides when it records */
     row->reason = "";
     row->tries = 0;
@@ -431,13 +435,15 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
         row->state = STATE_LOADED;
     }
     bool carry = flow_table(flow, to, table, key, sizeof table, &name_err) == ERR_NONE && strcmp(key, row->table_key) == 0;
-    char reason[4200];
+    char reason[4200], new_key[33];
     if (carry) {
         snprintf(reason, sizeof reason, CARRIED_PREFIX "%s", row->path);
         row->path = to;
         row->table = table;
         if (row->state == STATE_LOADED || row->state == STATE_SKIPPED) {
             /* A ledger that is lost later must find the content under its new name in the destination. */
+            engine_new_key(NULL, new_key);
+            row->load_key = new_key;
             row->drop_pending = row->was_loaded;
             row->reason = reason;
         }
