@@ -172,6 +172,19 @@ static void on_driver_closed(void *arg)
     one_closed(arg);
 }
 
+/* Settle looks at files through the source: it must be gone first. */
+static void on_settle_closed(void *arg)
+{
+    struct intake *in = arg;
+    struct world *w = in->world;
+    in->settle = NULL;
+    if (in->state != NULL) {
+        w->closing++;
+        in->config->ops->close(in->state, on_driver_closed, w);
+    }
+    one_closed(w);
+}
+
 static void on_world_handle_closed(uv_handle_t *handle)
 {
     struct intake *in = handle->data;
@@ -195,9 +208,8 @@ static void world_close(struct world *w)
         struct intake *in = &w->intakes[i];
         if (in->settle != NULL) {
             w->closing++;
-            settle_close(in->settle, on_driver_closed, w);
-        }
-        if (in->state != NULL) {
+            settle_close(in->settle, on_settle_closed, in);
+        } else if (in->state != NULL) {
             w->closing++;
             in->config->ops->close(in->state, on_driver_closed, w);
         }

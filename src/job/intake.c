@@ -286,9 +286,7 @@ void intake_settle_again(struct intake *in, const char *path, const struct file_
 
 static bool is_wanted(void *arg, const char *path)
 {
-    struct intake *in = arg;
-    if (in->settle != NULL && settle_is_marker(in->settle, path))
-        return true;
+    const struct intake *in = arg;
     for (size_t i = 0; i < in->flow_count; i++)
         if (config_flow_takes(in->flows[i], path))
             return true;
@@ -333,12 +331,19 @@ static void on_overflow(void *arg)
 {
     struct intake *in = arg;
     in->world->engine->overflows++;
+    if (in->settle != NULL)
+        settle_lost_events(in->settle);
     log_warn("source %s: the kernel dropped events; scanning", in->config->name);
 }
 
 static void on_health(void *arg)
 {
     struct intake *in = arg;
+    struct source_health health;
+    if (in->state != NULL && in->settle != NULL) {
+        in->config->ops->health(in->state, &health);
+        settle_set_polled(in->settle, strcmp(health.mode, "poll") == 0);
+    }
     engine_check_idle(in->world->engine);
 }
 

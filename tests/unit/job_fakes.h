@@ -289,6 +289,7 @@ static void fake_run_load(struct load *load)
         }
     }
     if (load->what != LOAD_FILE) {
+        snprintf(load->receipt.dest_id, sizeof load->receipt.dest_id, "dropped");
         fake_say("%s %s", load->what == LOAD_DROP ? "drop" : load->what == LOAD_EMPTY ? "empty" : "forget", load->table);
         return;
     }
