@@ -102,7 +102,12 @@ static enum err_code forget(struct ledger_tx *tx, void *arg, struct err *err)
     l->tx = tx;
     l->err = err;
     enum err_code code = ledger_each(tx, &query, forget_row, l, err);
-    return code == ERR_NONE ? err->code : code;
+    if (code != ERR_NONE || err->code != ERR_NONE)
+        return err->code;
+    /* as the engine keeps it (job/outlet.c): another database than last time is no surprise here */
+    char key[256];
+    snprintf(key, sizeof key, "identity:%s", l->flow->dest->name);
+    return ledger_meta_put(tx, key, NULL, err);
 }
 
 static void on_forgotten(void *arg, const struct err *err)
