@@ -118,6 +118,8 @@ static enum err_code run_small(struct conn *c, struct load *load)
         code = conn_exec(c, &err, "RELEASE chute_load");
     if (code == ERR_NONE)
         return ERR_NONE;
+    if (!conn_in_transaction(c) && err.code != ERR_STOPPED && !(err.code == ERR_SYSTEM && err.retryable))
+        code = err_set(&err, ERR_SYSTEM, true, "%s: SQLite gave up the transaction of this load", c->path);
     fail(load, &err);
     c->current = NULL; /* or an aborted load would abort its own rollback */
     buf_clear(&c->stage);

@@ -417,7 +417,7 @@ static enum err_code read_journal_mode(struct conn *c, struct err *err)
         sqlite3_finalize(stmt);
         return code;
     }
-    c->is_wal = strcmp((const char *)sqlite3_column_text(stmt, 0), "wal") == 0;
+    c->is_wal = strcmp(text_at(stmt, 0), "wal") == 0;
     sqlite3_finalize(stmt);
     return ERR_NONE;
 }

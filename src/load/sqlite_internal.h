@@ -26,6 +26,13 @@
 #define LITE_PREFIX "_chute_"
 #define LITE_KEY_PREFIX "_chute_key_"
 
+/* A text column, never NULL; valid until the next step. */
+static inline const char *text_at(sqlite3_stmt *stmt, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(stmt, column);
+    return text != NULL ? text : "";
+}
+
 /* ---- sqlite_conn.c ---- */
 
 #define CONN_STATEMENTS 32
@@ -163,6 +170,8 @@ struct lite_run {
     uint64_t skipped; /* rows before skip_records */
 };
 
+/* A copy of a text column; NULL: out of memory (or SQL NULL). */
+const char *schema_text(struct arena *arena, sqlite3_stmt *stmt, int column);
 /* Read what TABLE is now. NAME is compared without case. */
 enum err_code schema_read(struct conn *c, const char *name, struct arena *arena, struct lite_table *ret,
                           struct err *err);

@@ -59,7 +59,8 @@ static void add_rank(struct buf *b, sqlite3_value *value)
     default:
         break;
     }
-    const char *text = sqlite3_value_blob(value);
+    bool is_blob = sqlite3_value_type(value) == SQLITE_BLOB; /* a text's blob would be UTF-16 in such a database */
+    const char *text = is_blob ? sqlite3_value_blob(value) : (const char *)sqlite3_value_text(value);
     size_t n = (size_t)sqlite3_value_bytes(value);
     if (text != NULL && value_instant(text, n, &seconds, &ns)) {
         buf_addc(b, 3);

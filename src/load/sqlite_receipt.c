@@ -110,6 +110,10 @@ enum err_code receipt_put(struct conn *c, struct load *load, const char *kind, s
     char hex[33];
     sqlite3_stmt *stmt;
     const struct receipt *r = &load->receipt;
+    /* Out of memory in the wrong place ends a transaction without a word: a receipt must never go in without its rows.
+     */
+    if (!conn_in_transaction(c))
+        return err_set(err, ERR_SYSTEM, true, "%s: SQLite gave up the transaction of this load", c->path);
     enum err_code code = conn_prepare(c,
                                       "INSERT INTO _chute_loads(load_key, instance, source, flow, path, hash, "
                                       "\"table\", at, kind, bytes, parsed, inserted,"

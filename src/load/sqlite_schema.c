@@ -122,6 +122,12 @@ bool schema_is_narrowed(const struct lite_run *run, bool at_end)
 
 /* ---- the table as it is ---- */
 
+const char *schema_text(struct arena *arena, sqlite3_stmt *stmt, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(stmt, column);
+    return text != NULL ? arena_strdup(arena, text) : NULL;
+}
+
 static enum err_code read_table_columns(struct conn *c, struct arena *arena, struct lite_table *t, struct err *err)
 {
     sqlite3_stmt *stmt;
@@ -149,8 +155,8 @@ static enum err_code read_table_columns(struct conn *c, struct arena *arena, str
             continue;
         }
         struct lite_column *column = &t->columns.items[t->columns.count++];
-        column->name = arena_strdup(arena, (const char *)sqlite3_column_text(stmt, 0));
-        const char *decl = arena_strdup(arena, (const char *)sqlite3_column_text(stmt, 1));
+        column->name = schema_text(arena, stmt, 0);
+        const char *decl = schema_text(arena, stmt, 1);
         if (column->name == NULL || decl == NULL)
             goto nomem;
         set_decl(column, decl);
@@ -183,7 +189,7 @@ static enum err_code read_ownership(struct conn *c, struct lite_table *t, struct
         for (size_t i = 0; i < t->columns.count; i++) {
             buf_clear(&name);
             buf_printf(&name, "%c%s%c", UNTYPED_SEPARATOR, t->columns.items[i].name, UNTYPED_SEPARATOR);
-            t->columns.items[i].is_untyped = strstr((const char *)sqlite3_column_text(stmt, 0), name.data) != NULL;
+            t->columns.items[i].is_untyped = strstr(text_at(stmt, 0), name.data) != NULL;
         }
         buf_done(&name);
     }
@@ -221,19 +227,18 @@ enum err_code schema_read(struct conn *c, const char *name, struct arena *arena,
         return code;
     sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
     int rc = sqlite3_step(stmt);
-    if (rc == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(stmt, 0), "table") != 0) {
+    if (rc == SQLITE_ROW && strcmp(text_at(stmt, 0), "table") != 0) {
         err_set(err, ERR_INPUT, false,
                 "expected a table called %s, found %s %s of that name in the database: rename it, or"
                 " give the flow another table",
-                name, strcmp((const char *)sqlite3_column_text(stmt, 0), "view") == 0 ? "a" : "an",
-                (const char *)sqlite3_column_text(stmt, 0));
+                name, strcmp(text_at(stmt, 0), "view") == 0 ? "a" : "an", text_at(stmt, 0));
         sqlite3_reset(stmt);
         return ERR_INPUT;
     }
     if (rc == SQLITE_ROW) {
         ret->exists = true;
-        ret->name = arena_strdup(arena, (const char *)sqlite3_column_text(stmt, 1));
-        ret->sql = arena_strdup(arena, (const char *)sqlite3_column_text(stmt, 2));
+        ret->name = schema_text(arena, stmt, 1);
+        ret->sql = schema_text(arena, stmt, 2);
         ret->has_triggers = sqlite3_column_int(stmt, 3) != 0;
     }
     code = rc == SQLITE_ROW || rc == SQLITE_DONE ? ERR_NONE : conn_err(c, rc, err, "look for table %s", name);

@@ -180,9 +180,8 @@ enum err_code shadow_clean(struct conn *c, const char *instance, struct err *err
         name[0] = '\0';
         int rc;
         while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-            const char *found = (const char *)sqlite3_column_text(stmt, 0);
-            if (!is_dead(c, instance, (const char *)sqlite3_column_text(stmt, 1),
-                         (const char *)sqlite3_column_text(stmt, 2), sqlite3_column_int64(stmt, 3)))
+            const char *found = text_at(stmt, 0);
+            if (!is_dead(c, instance, text_at(stmt, 1), text_at(stmt, 2), sqlite3_column_int64(stmt, 3)))
                 continue;
             snprintf(name, sizeof(name), "%s", found);
             break;
@@ -222,9 +221,9 @@ static enum err_code read_made(struct lite_run *run, struct made **ret)
         struct made *m = arena_alloc(&run->arena, sizeof(*m));
         if (m == NULL)
             break;
-        m->type = arena_strdup(&run->arena, (const char *)sqlite3_column_text(stmt, 0));
-        m->name = arena_strdup(&run->arena, (const char *)sqlite3_column_text(stmt, 1));
-        m->sql = arena_strdup(&run->arena, (const char *)sqlite3_column_text(stmt, 2));
+        m->type = schema_text(&run->arena, stmt, 0);
+        m->name = schema_text(&run->arena, stmt, 1);
+        m->sql = schema_text(&run->arena, stmt, 2);
         m->next = *ret;
         *ret = m;
         if (m->type == NULL || m->name == NULL || m->sql == NULL)
@@ -262,18 +261,20 @@ static enum err_code make_again(struct lite_run *run, const struct made *made)
 static enum err_code put_aside(struct lite_run *run, const struct made *made, char *ret_old, size_t size)
 {
     int64_t rows = INT64_MAX;
-    struct err ignored;
     ret_old[0] = '\0';
     char *sql = sqlite3_mprintf("SELECT max(rowid) FROM main.\"%w\"", run->table.name);
     if (sql == NULL)
         return err_nomem(run->err);
-    /* WITHOUT ROWID: can't tell, and can't be deleted bit by bit either. */
-    if (conn_number(run->c, sql, 0, &rows, &ignored) != ERR_NONE)
-        rows = 0;
+    enum err_code code = conn_number(run->c, sql, 0, &rows, run->err);
     sqlite3_free(sql);
+    /* WITHOUT ROWID: can't tell, and can't be deleted bit by bit either. */
+    if (code == ERR_INPUT)
+        rows = 0;
+    else if (code != ERR_NONE)
+        return code;
     if (rows <= DROP_ROWS * 10)
         return conn_execf(run->c, run->err, "DROP TABLE main.\"%w\"", run->table.name);
-    enum err_code code = free_name(run->c, "old", ret_old, size, run->err);
+    code = free_name(run->c, "old", ret_old, size, run->err);
     for (const struct made *m = made; m != NULL && code == ERR_NONE; m = m->next)
         code = conn_execf(run->c, run->err, "DROP %s main.\"%w\"", m->type, m->name);
     if (code == ERR_NONE)
@@ -333,7 +334,7 @@ static enum err_code each_view(struct conn *c, view_fn *fn, void *arg, struct er
     if (rc != SQLITE_OK)
         return conn_err(c, rc, err, "list views");
     while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-        const char *name = (const char *)sqlite3_column_text(stmt, 0);
+        const char *name = text_at(stmt, 0);
         char *sql = sqlite3_mprintf("SELECT * FROM main.\"%w\"", name);
         struct watch *w = arg;
         if (w != NULL)
@@ -366,7 +367,7 @@ static void look_into_triggers(struct conn *c, const char *table)
     char *list = sqlite3_mprintf("SELECT name FROM pragma_table_xinfo(%Q) WHERE hidden=0", table);
     if (list != NULL && sqlite3_prepare_v2(c->db, list, -1, &stmt, NULL) == SQLITE_OK) {
         while (sqlite3_step(stmt) == SQLITE_ROW) {
-            const char *column = (const char *)sqlite3_column_text(stmt, 0);
+            const char *column = text_at(stmt, 0);
             buf_adds(&set, set.size > 0 ? ", " : "");
             sql_name(&set, column);
             buf_addc(&set, '=');
@@ -401,7 +402,7 @@ static enum err_code find_dependents(struct conn *c, const char *table, struct b
         if (rc == SQLITE_OK) {
             sqlite3_bind_text(stmt, 1, table, -1, SQLITE_STATIC);
             while ((rc = sqlite3_step(stmt)) == SQLITE_ROW)
-                look_into_triggers(c, (const char *)sqlite3_column_text(stmt, 0));
+                look_into_triggers(c, text_at(stmt, 0));
             sqlite3_finalize(stmt);
         }
     }
@@ -419,7 +420,7 @@ static enum err_code find_dependents(struct conn *c, const char *table, struct b
         return conn_err(c, rc, err, "list foreign keys");
     sqlite3_bind_text(stmt, 1, table, -1, SQLITE_STATIC);
     while ((rc = sqlite3_step(stmt)) == SQLITE_ROW)
-        add_name(names, "table", (const char *)sqlite3_column_text(stmt, 0));
+        add_name(names, "table", text_at(stmt, 0));
     code = rc == SQLITE_DONE ? ERR_NONE : conn_err(c, rc, err, "list foreign keys");
     sqlite3_finalize(stmt);
     return code;
