@@ -84,7 +84,7 @@ class Chute:
     def spawn(self, arguments, prefix=(), env=None, **popen):
         with open(self.log, "ab") as log:
             process = subprocess.Popen([*prefix, BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       cwd=popen.pop("cwd", self.home), env={**os.environ, **(env or {})}, **popen)
+                                       cwd=popen.pop("cwd", self.home), env={**os.environ, **(env or {})}, start_new_session=True, **popen)
         self.started.append(process)
         return process
 
@@ -208,9 +208,8 @@ class Chute:
     # ---- end ----
     def clean_up(self):
         for process in self.started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what ran it (strace), which would let go of it
             process.wait()
         text = self.log_text()
         if text:
