@@ -15,8 +15,9 @@
 #include <string.h>
 #include <time.h>
 
-#define HOLD_MS 40        /* so long a filling transaction keeps others from writing */
-#define PAUSE_NS 4000000L /* with a rollback journal there is no checkpoint that would leave a gap */
+#define HOLD_MS 40                 /* so long a filling transaction keeps others from writing */
+#define PAUSE_WAL_NS 1000000L      /* on top of the checkpoint, so that who polls for the lock meets it free */
+#define PAUSE_ROLLBACK_NS 4000000L /* with a rollback journal there is no checkpoint that would leave a gap */
 
 /* One pass. */
 struct fill {
@@ -206,8 +207,8 @@ static enum err_code breathe(struct fill *f)
     if (!f->is_short || clock_mono_ms() - f->began_ms < HOLD_MS)
         return ERR_NONE;
     enum err_code code = conn_commit(c, f->run->err);
-    if (code == ERR_NONE && !c->is_wal) {
-        struct timespec pause = {0, PAUSE_NS};
+    if (code == ERR_NONE) {
+        struct timespec pause = {0, c->is_wal ? PAUSE_WAL_NS : PAUSE_ROLLBACK_NS};
         nanosleep(&pause, NULL);
     }
     if (code == ERR_NONE)

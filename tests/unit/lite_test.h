@@ -314,7 +314,7 @@ static void close_dest(struct fixture *f)
     f->options = NULL;
 }
 
-static enum err_code connect_dest(struct fixture *f)
+static inline enum err_code connect_dest(struct fixture *f)
 {
     f->is_connected = false;
     dest_sqlite.connect(f->dest, on_connected, f);

