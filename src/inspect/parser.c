@@ -339,10 +339,12 @@ static enum err_code begin_record(struct parser *p, size_t n, const char *s, str
         p->fields = 0;
         p->bad[0] = '\0';
     }
-    if (s[n - 1] == '\n' || s[n - 1] == '\r')
-        n--;
+    size_t content = n; /* line ends are not counted, nor is it a matter where a block cuts them */
+    while (content > 0 && (s[content - 1] == '\n' || s[content - 1] == '\r'))
+        content--;
+    bool fits = content == 0 || p->record_bytes + content <= p->csv_options->max_row;
     p->record_bytes += n;
-    if (__builtin_expect(p->record_bytes <= p->csv_options->max_row, 1))
+    if (__builtin_expect(fits, 1))
         return ERR_NONE;
     char limit[32];
     text_format_size(p->csv_options->max_row, limit, sizeof limit);
@@ -516,6 +518,8 @@ static void rebase(const char **value, size_t count, uintptr_t from, const char 
 /* The cells that point into the record at hand have moved. */
 static void rebase_record(struct parser *p, const char **cell, uintptr_t from, const char *to)
 {
+    if (!p->in_record)
+        return; /* the fields are those of the record before */
     size_t inside = p->fields < p->columns ? p->fields : p->columns;
     rebase(cell, inside, from, to);
     if (p->keeps_bad && p->fields > inside) {
@@ -540,7 +544,7 @@ static enum err_code grow(struct parser *p, size_t n, struct err *err)
     size_t needed = data_used(p) + n, most = p->csv_options->max_row + BLOCK_BYTES;
     size_t size = 2 * b->data_size < most ? 2 * b->data_size : most;
     size = size < needed ? needed : size;
-    uintptr_t from = (uintptr_t)b->data;
+    volatile uintptr_t from = (uintptr_t)b->data; /* volatile: only a number, no use of memory that realloc() freed */
     size_t field = (size_t)(p->csv.entry_buf - (unsigned char *)b->data);
     char *data = realloc(b->data, size + PAD_BYTES);
     if (data == NULL)
@@ -591,13 +595,13 @@ static enum err_code attach(struct parser *p, struct batch *b, struct err *err)
 static enum err_code cut_record(struct parser *p, struct err *err)
 {
     size_t used = data_used(p) - p->record_start, inside = p->fields < p->columns ? p->fields : p->columns;
-    if (used > p->carry_size) {
+    if (used >= p->carry_size) {
         free(p->carry);
         p->carry_size = 0;
-        p->carry = malloc(used);
+        p->carry = malloc(used + 64);
         if (p->carry == NULL)
             return err_nomem(err);
-        p->carry_size = used;
+        p->carry_size = used + 64;
     }
     if (p->carry_cell == NULL) {
         p->carry_cell = malloc((p->columns + 1) * sizeof *p->carry_cell);
@@ -669,7 +673,7 @@ void parser_fill(struct parser *p, struct batch *b)
 {
     if (fill(p, b, &b->err) != ERR_NONE)
         b->is_last = true;
-    for (size_t c = 0; c < p->columns && b->err.code == ERR_NONE; c++)
+    for (size_t c = 0; c < p->columns; c++)
         kind_narrow(&p->kinds[c], &p->has_value[c], b->value + c, b->length + c, b->rows.rows, p->columns);
     memcpy(b->kinds, p->kinds, p->columns * sizeof *b->kinds);
     memcpy(b->has_value, p->has_value, p->columns * sizeof *b->has_value);

@@ -30,6 +30,7 @@ struct file_rows {
     struct batch *current;   /* the puller's */
     uint64_t records, bytes; /* up to the end of CURRENT */
     bool is_over;            /* CURRENT was the last */
+    struct err pending;      /* what ended the pass, told after the rows before it */
     struct err failed;       /* what every further call answers */
     /* the thread; under LOCK: the two queues, and GROWN */
     bool is_threaded, is_running;
@@ -200,10 +201,20 @@ static enum err_code take_news(struct file_rows *r, struct err *err)
             return err->code;
     }
     r->is_over = b->is_last;
-    if (b->err.code == ERR_NONE)
-        return ERR_NONE;
-    *err = b->err;
-    return err->code;
+    r->pending = b->err;
+    return ERR_NONE;
+}
+
+/* A file without columns has no records to read, but bytes that count: a byte order mark, blank lines. */
+static enum err_code read_on(struct file_rows *r, struct err *err)
+{
+    size_t n;
+    do {
+        if (text_read(&r->stream, r->parser.block, r->parser.block_size, &n, err) != ERR_NONE)
+            return err->code;
+    } while (n > 0);
+    r->bytes = r->stream.disk_offset;
+    return ERR_NONE;
 }
 
 static enum err_code next_batch(struct file_rows *r, const struct row_batch **ret_batch, struct err *err)
@@ -219,10 +230,16 @@ static enum err_code next_batch(struct file_rows *r, const struct row_batch **re
         }
         give_back(r);
     }
+    if (r->pending.code != ERR_NONE) {
+        *err = r->pending;
+        return err->code;
+    }
     if (r->is_running) {
         uv_thread_join(&r->thread); /* it has put the last batch: nothing to wait for */
         r->is_running = false;
     }
+    if (r->parser.columns == 0 && read_on(r, err) != ERR_NONE)
+        return err->code;
     r->base.result.records = r->records;
     r->base.result.bytes = r->bytes;
     text_hash(&r->stream, r->base.result.hash);
@@ -297,6 +314,7 @@ static enum err_code begin(struct file_rows *r, struct err *err)
     r->records = r->bytes = 0;
     memset(&r->base.result, 0, sizeof r->base.result);
     r->base.bytes_done = r->base.rows_done = 0;
+    err_clear(&r->pending);
     err_clear(&r->failed);
     return ERR_NONE;
 }
