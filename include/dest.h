@@ -28,7 +28,7 @@
 #include <uv.h>
 
 enum load_what {
-    LOAD_FILE,  /* put this file version into its table */
+    LOAD_FILE,  /* put this file version into its table; a table that chute did not make is never dropped or made anew */
     LOAD_DROP,  /* drop TABLE, if chute made it; dependents are named in the error, nothing cascades. Its receipt.dest_id
                    says "dropped", or "kept" when there was none of ours. LOAD_KEY is one of its own, as for every kind of work */
     LOAD_EMPTY, /* delete all rows of TABLE */
@@ -66,7 +66,6 @@ struct load {
     const char *space;         /* schema or bucket; NULL where the destination has none */
     const char *table;         /* legal name, as table_name() made it */
     uint64_t skip_records;     /* MODE_APPEND, on_changed tail: the records before these are in the table already */
-    bool may_drop;             /* false: never drop or recreate a table chute did not make */
     /* Rows (LOAD_FILE and accepts_rows); the driver pulls, rewinds, and never frees. */
     struct rows *rows;
     /* Bytes (LOAD_FILE and !accepts_rows): whole and inspected. */

@@ -102,7 +102,7 @@ static void build_note(struct buf *b, const struct quarantine_note *note)
     clock_format(note->at_ms, at, sizeof at);
     clock_format(note->id.mtime_ns / 1000000, modified, sizeof modified);
     buf_adds(b, "{\n");
-    add_field(b, "file", note->path);
+    add_field(b, "path", note->path);
     size_t n = strlen(note->path);
     if (text_utf8_valid(note->path, n) < n) { /* JSON can't say such a name; the bytes can */
         buf_adds(b, "  \"file_bytes\": \"");

@@ -290,7 +290,6 @@ static enum next enter_loading(struct job *job)
     load->path = job->row.path;
     load->load_key = job->row.load_key;
     load->table = job->row.table;
-    load->may_drop = job->flow->on_delete == ON_DELETE_DROP || job->flow->plan.on_schema_change == SCHEMA_RECREATE;
     load->rows = job->rows;
     load->fd = job->fd;
     load->id = job->row.file;

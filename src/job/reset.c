@@ -118,7 +118,7 @@ static void reset_next(struct reset *r)
     }
     memset(&r->load, 0, sizeof r->load);
     r->load = (struct load){.what = LOAD_FORGET, .plan = &r->flow->plan, .instance = r->e->instance, .source = row->source,
-                            .path = row->path, .load_key = row->load_key, .table = row->table, .may_drop = true, .fd = -1,
+                            .path = row->path, .load_key = row->load_key, .table = row->table, .fd = -1,
                             .finished = on_table_forgotten, .owner = r};
     if (r->outlet->config->ops->begin(r->outlet->state, &r->load, &r->err) != ERR_NONE)
         reset_end(r);

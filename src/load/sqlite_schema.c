@@ -503,33 +503,21 @@ static enum err_code plan_replace_own(struct lite_run *run, unsigned diff, const
     return code;
 }
 
-/* A table that others made keeps its definition, whatever the policy; only where the flow may drop is it made anew. */
+/* A table that others made keeps its definition, whatever the policy: it is refilled where the file fits, else left alone. */
 static enum err_code plan_replace_foreign(struct lite_run *run, unsigned diff, const char *text)
 {
     enum schema_policy policy = run->load->plan->on_schema_change;
-    const struct shape *shape = run->load->rows->shape;
-    bool may_recreate = policy == SCHEMA_RECREATE && run->load->may_drop;
     unsigned allowed = policy == SCHEMA_ADD_COLUMNS ? HEADER_MISSING | HEADER_EXTRA | HEADER_RENAMED | HEADER_REORDERED
                        : policy == SCHEMA_RECREATE  ? HEADER_REORDERED
                                                     : 0;
-    if ((diff & ~allowed) != 0 || (may_recreate && run->was_narrowed)) {
-        if (!may_recreate)
-            return refuse_header(run,
-                                 policy == SCHEMA_REJECT ? " (on_schema_change: reject)"
-                                                         : "; chute did not make this table and does not recreate it",
-                                 text);
-        take_the_files(run, ACT_REBUILD);
-        return ERR_NONE;
-    }
-    enum err_code code = bind_to_table(run, true);
+    if ((diff & ~allowed) != 0)
+        return refuse_header(run,
+                             policy == SCHEMA_REJECT ? " (on_schema_change: reject)"
+                                                     : "; chute did not make this table and does not recreate it",
+                             text);
     run->action = ACT_REFILL;
-    run->keeps_types = !may_recreate;
-    for (size_t i = 0; code == ERR_NONE && may_recreate && i < run->dest.count; i++)
-        if (run->dest.items[i].from >= 0 && !fits(&run->dest.items[i], &shape->columns[run->dest.items[i].from])) {
-            take_the_files(run, ACT_REBUILD);
-            break;
-        }
-    return code;
+    run->keeps_types = true;
+    return bind_to_table(run, true);
 }
 
 static enum err_code plan_add(struct lite_run *run, unsigned diff, const char *text)
