@@ -5,6 +5,7 @@
  * decode.c   gzip and zstd
  * scan.c     one quick look at a block of text: what needs the careful path
  * parser.c   libcsv, line by line: records with their places, bad ones told apart
+ * fill.c     blocks of text in, batches of rows out
  * kind.c     which kinds of value a column can still have
  * sniff.c    delimiter and header from the head
  * head.c, rows.c  the two public entrances
@@ -83,15 +84,23 @@ void text_hash(const struct text_stream *t, uint8_t ret[16]);
 
 /* ---- scan.c */
 enum scan_flags {
-    SCAN_HIGH = 1,  /* a byte >= 0x80 or NUL: check it as UTF-8 */
-    SCAN_SPACE = 2, /* a space or tab that touches a delimiter, a line end or the edge of the block */
-    SCAN_CR = 4     /* a CR that no LF follows (or that ends the block) */
+    SCAN_HIGH = 1,  /* a byte >= 0x80 */
+    SCAN_NUL = 2,   /* a NUL */
+    SCAN_SPACE = 4, /* a space or tab that touches a delimiter, a line end or the edge of the block */
+    SCAN_CR = 8     /* a CR that no LF follows (or that ends the block) */
 };
 /*
- * Flags of every SCAN_CHUNK of TEXT[0..SIZE). TEXT[-1] and TEXT[SIZE..SIZE+33) must be readable; a line end before and
- * delimiters behind make the careful answer for the edges.
+ * Flags of every SCAN_CHUNK of TEXT[0..SIZE), and of all of it. TEXT[-1] and TEXT[SIZE..SIZE+TEXT_PAD) must be
+ * readable, here and below; a line end before and delimiters behind make the careful answer for the edges.
  */
-void scan_block(const char *text, size_t size, char delimiter, uint8_t *ret_flags);
+unsigned scan_block(const char *text, size_t size, char delimiter, uint8_t *ret_flags);
+/* True: TEXT is UTF-8. False: it is not, or this machine has no quick way to know. */
+bool scan_is_utf8(const char *text, size_t size);
+/*
+ * Of a piece (a line, or a part of one that a block cut) with SCAN_SPACE: is such a space outside of quotes? Quotes are
+ * counted, which is right up to the first quote inside an unquoted field. May say yes where it is no.
+ */
+bool scan_spaces_matter(const char *s, size_t n, char delimiter, char quote, bool in_quotes);
 
 /* ---- kind.c */
 unsigned kind_of(const char *s, size_t n); /* enum kind bits of one non-empty value */
@@ -154,7 +163,8 @@ struct parser {
     bool text_ends;   /* nothing follows TEXT */
     bool is_fragment; /* the end of TEXT is not the end of the file: the record that it cuts is left out */
     uint8_t *flags;
-    size_t held; /* a UTF-8 sequence that the end of a block cut, for the next block */
+    bool is_utf8; /* the whole block is known to be */
+    size_t held;  /* a UTF-8 sequence that the end of a block cut, for the next block */
     char held_bytes[4];
     /* libcsv */
     struct csv_parser csv;
@@ -199,6 +209,11 @@ struct parser {
 enum err_code parser_init(struct parser *p, struct err *err);
 void parser_done(struct parser *p);
 void parser_restart(struct parser *p, uint64_t first_offset);
+/* One piece of text with its flags: at most one line end, at its end. The batch must have room for N bytes. */
+enum err_code parser_feed(struct parser *p, const char *s, size_t n, unsigned flags, struct err *err);
+enum err_code parser_finish(struct parser *p, struct err *err); /* the text is over */
+
+/* ---- fill.c */
 /* Fill B (cleared) with rows. B->is_last at the end of the text or with B->err. */
 void parser_fill(struct parser *p, struct batch *b);
 /* Parse TEXT (TEXT_PAD writable bytes before and behind it) instead of a stream. After parser_init(). */
