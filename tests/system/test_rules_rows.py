@@ -333,19 +333,30 @@ def test_what_others_made_on_a_table_survives_a_replace(chute):
     assert "t_a" in str(chute.query("EXPLAIN QUERY PLAN SELECT * FROM t WHERE a = 3"))
 
 
-def test_a_table_of_somebody_else_is_never_dropped(chute):
+def test_a_table_of_somebody_else_is_filled_but_never_dropped(chute):
     with sqlite3.connect(chute.db) as db:
-        db.execute("CREATE TABLE theirs(x)")
-        db.execute("INSERT INTO theirs VALUES (42)")
+        db.execute("CREATE TABLE theirs(a BIGINT, b TEXT, PRIMARY KEY (a))")
+        db.execute("INSERT INTO theirs VALUES (42, 'x')")
+    chute.configure(infer(on_delete="drop"))
     chute.start()
     put_file(chute.inbox / "theirs.csv", "a,b\n1,2\n")
     put_file(chute.inbox / "mine.csv", "a\n1\n")
-    chute.wait_rows("mine", [(0, 1)])
-    wait_until(lambda: chute.state_of("theirs.csv") in ("quarantined", "loaded"), "an end", pause=0.1)
-    assert chute.rows("theirs") == [(42,)]
+    chute.wait_rows("theirs", [(1, "2")])
+    chute.wait_rows("mine", [(1,)])
     os.unlink(chute.inbox / "theirs.csv")
     os.unlink(chute.inbox / "mine.csv")
     chute.wait_tables("theirs")
+    chute.wait_state("theirs.csv", "gone")
+    assert chute.query("SELECT sql FROM sqlite_schema WHERE name = 'theirs'") == [("CREATE TABLE theirs(a BIGINT, b TEXT, PRIMARY KEY (a))",)]
+
+
+def test_without_a_configuration_a_table_of_somebody_else_is_not_made_anew(chute):
+    with sqlite3.connect(chute.db) as db:
+        db.execute("CREATE TABLE theirs(x)")
+        db.execute("INSERT INTO theirs VALUES (42)")
+    chute.start(profile=None)
+    put_file(chute.inbox / "theirs.csv", "a,b\n1,2\n")
+    chute.wait_state("theirs.csv", "quarantined")
     assert chute.rows("theirs") == [(42,)]
 
 
