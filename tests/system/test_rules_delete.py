@@ -231,7 +231,7 @@ def test_quarantine_says_why_and_the_file_stays(chute):
     put_file(chute.inbox / "d/bad.csv", "a,b\n1,2\n3,4,5\n")
     chute.wait_state("d/bad.csv", "quarantined")
     note = json.loads((chute.state / "quarantine/main/d/bad.csv.error.json").read_text())
-    assert note["file"] == "d/bad.csv" and note["flow"] == "main"
+    assert note["path"] == "d/bad.csv" and note["flow"] == "main"
     for word in ("line 3", "2", "3"):
         assert word in note["reason"], note
     assert (chute.inbox / "d/bad.csv").read_text() == "a,b\n1,2\n3,4,5\n"
