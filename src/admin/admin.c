@@ -38,10 +38,47 @@ void question_free(struct question *q)
     free(q);
 }
 
+static struct ledger_counter *counter_of(struct counters *c, const char *flow)
+{
+    for (size_t i = 0; i < c->count; i++)
+        if (strcmp(c->counters[i].flow, flow) == 0)
+            return &c->counters[i];
+    struct ledger_counter *grown = arena_alloc(&c->arena, (c->count + 1) * sizeof *grown);
+    if (grown == NULL)
+        return NULL;
+    if (c->count > 0)
+        memcpy(grown, c->counters, c->count * sizeof *grown);
+    grown[c->count].flow = flow;
+    c->counters = grown;
+    return &grown[c->count++];
+}
+
+/* A file that waits as a new version is counted as that, and no longer as what became of the old one. */
+static enum err_code count_waiting(struct ledger_tx *tx, struct counters *c, const struct engine_waiting *w, struct err *err)
+{
+    struct ledger_row *row;
+    struct ledger_counter *counter = counter_of(c, w->flow);
+    if (counter == NULL)
+        return err_nomem(err);
+    if (ledger_get(tx, w->source, w->path, w->flow, &c->arena, &row, err) != ERR_NONE)
+        return err->code;
+    if (row != NULL && counter->files[row->state] > 0)
+        counter->files[row->state]--;
+    counter->files[w->state]++;
+    if (w->since_ms > 0 && (counter->oldest_pending_ms == 0 || w->since_ms < counter->oldest_pending_ms))
+        counter->oldest_pending_ms = w->since_ms;
+    return ERR_NONE;
+}
+
 static enum err_code run_counters(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct counters *c = arg;
-    return ledger_counters(tx, &c->arena, &c->counters, &c->count, err);
+    if (ledger_counters(tx, &c->arena, &c->counters, &c->count, err) != ERR_NONE)
+        return err->code;
+    for (size_t i = 0; i < c->waiting_count; i++)
+        if (count_waiting(tx, c, &c->waiting[i], err) != ERR_NONE)
+            return err->code;
+    return ERR_NONE;
 }
 
 static void on_counters(void *arg, const struct err *err)
@@ -67,7 +104,8 @@ struct counters *counters_ask(struct admin *a, void *asker, void (*done)(struct 
     }
     arena_init(&c->arena);
     c->question.done = done;
-    if (ledger_run(a->ledger, run_counters, on_counters, c, err) != ERR_NONE) {
+    if (engine_waiting(a->engine, &c->arena, &c->waiting, &c->waiting_count, err) != ERR_NONE ||
+        ledger_run(a->ledger, run_counters, on_counters, c, err) != ERR_NONE) {
         counters_free(c);
         return NULL;
     }

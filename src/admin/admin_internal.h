@@ -54,8 +54,10 @@ void question_forget(struct question *q);
 struct counters {
     struct question question;
     struct arena arena;
-    struct ledger_counter *counters;
+    struct ledger_counter *counters; /* with what waits in memory in its place: every file is in one state */
     size_t count;
+    struct engine_waiting *waiting;
+    size_t waiting_count;
     char problem[512]; /* "" or why there are none */
 };
 /* DONE comes on a later turn with Q being a struct counters; it then frees it with counters_free(). NULL: out of
@@ -74,7 +76,7 @@ struct report {
 };
 /* NULL: out of memory. */
 struct json_object *report_status(const struct report *r);
-/* Counters with what waits in memory put in: files[STATE_SETTLING] of FLOW. Shared by report and metrics. */
+/* The counters of FLOW. Shared by report and metrics. */
 void report_files(const struct report *r, const char *flow, uint64_t ret_files[FILE_STATES], int64_t *ret_oldest_ms);
 /* The names of all flows of engine and ledger, each once; RET has room for MAX. */
 size_t report_flows(const struct report *r, const char **ret, size_t max);

@@ -78,9 +78,6 @@ void report_files(const struct report *r, const char *flow, uint64_t ret_files[F
         if (c->oldest_pending_ms > 0 && (*ret_oldest_ms == 0 || c->oldest_pending_ms < *ret_oldest_ms))
             *ret_oldest_ms = c->oldest_pending_ms;
     }
-    const struct flow_counters *e = engine_flow(r, flow);
-    if (e != NULL)
-        ret_files[STATE_SETTLING] += e->waiting;
 }
 
 static struct json_object *files_json(const uint64_t files[FILE_STATES])

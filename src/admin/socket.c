@@ -349,6 +349,33 @@ fail:
     answer(c, failed(err.text));
 }
 
+/* What waits in memory; the ledger's rows are read by the command itself. */
+static void ask_waiting(struct client *c)
+{
+    struct arena arena;
+    struct engine_waiting *waiting;
+    size_t count;
+    struct err err = {0};
+    arena_init(&arena);
+    if (engine_waiting(c->admin->engine, &arena, &waiting, &count, &err) != ERR_NONE) {
+        answer(c, failed(err.text));
+    } else {
+        struct json_object *o = ok(), *list = json_object_new_array_ext((int)count);
+        for (size_t i = 0; i < count; i++) {
+            struct json_object *item = json_object_new_object();
+            json_object_object_add(item, "source", json_object_new_string(waiting[i].source));
+            json_object_object_add(item, "path", json_object_new_string(waiting[i].path));
+            json_object_object_add(item, "flow", json_object_new_string(waiting[i].flow));
+            json_object_object_add(item, "state", json_object_new_int((int)waiting[i].state));
+            json_object_object_add(item, "since_ms", json_object_new_int64(waiting[i].since_ms));
+            json_object_array_add(list, item);
+        }
+        json_object_object_add(o, "waiting", list);
+        answer(c, o);
+    }
+    arena_done(&arena);
+}
+
 static void handle(struct client *c, struct json_object *request)
 {
     const char *command = json_text(request, "command");
@@ -357,6 +384,8 @@ static void handle(struct client *c, struct json_object *request)
         ask_status(c);
     } else if (strcmp(command, "live") == 0) {
         ask_live(c);
+    } else if (strcmp(command, "waiting") == 0) {
+        ask_waiting(c);
     } else if (strcmp(command, "explain") == 0) {
         ask_explain(c, request);
     } else if (strcmp(command, "retry") == 0) {
@@ -367,7 +396,7 @@ static void handle(struct client *c, struct json_object *request)
         c->admin->reload(c->admin->arg, &err);
         answer(c, err.code == ERR_NONE ? ok() : failed(err.text));
     } else {
-        answer(c, failed("unknown command; expected status, live, explain, retry, reset or reload"));
+        answer(c, failed("unknown command; expected status, live, waiting, explain, retry, reset or reload"));
     }
 }
 

@@ -196,6 +196,7 @@ static void print_status(struct json_object *o)
 struct listing {
     bool is_json;
     uint64_t count;
+    struct json_object *waiting; /* what the daemon has in memory: those are not in the state their row says; NULL */
 };
 
 static void time_or_null(struct json_object *o, const char *key, int64_t wall_ms)
@@ -226,20 +227,74 @@ static void print_row_json(const struct ledger_row *row, bool is_first)
     json_object_put(o);
 }
 
+static bool is_waiting(const struct listing *l, const struct ledger_row *row)
+{
+    size_t count = l->waiting == NULL ? 0 : json_object_array_length(l->waiting);
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *w = json_object_array_get_idx(l->waiting, i);
+        if (strcmp(json_text(w, "path"), row->path) == 0 && strcmp(json_text(w, "flow"), row->flow) == 0 &&
+            strcmp(json_text(w, "source"), row->source) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void list_row(struct listing *l, const struct ledger_row *row);
+
 static bool print_row(void *arg, const struct ledger_row *row)
 {
     struct listing *l = arg;
+    if (!is_waiting(l, row))
+        list_row(l, row);
+    return !ferror(stdout);
+}
+
+static void list_row(struct listing *l, const struct ledger_row *row)
+{
     bool is_first = l->count++ == 0;
     if (l->is_json) {
         print_row_json(row, is_first); /* one a line and never all in memory */
-        return !ferror(stdout);
+        return;
     }
     char path[1024], size[32], since[32];
     text_format_size(row->file.size, size, sizeof size);
     clock_format(row->since_ms, since, sizeof since);
     printf("%s  %-11s  %10s  %-12s  %s%s%s\n", since, file_state_names[row->state], size, row->flow,
            text_printable(row->path, path, sizeof path), row->reason[0] != '\0' ? ": " : "", row->reason);
-    return true;
+}
+
+/* Ask a running daemon what it has in memory, and print what of it is in STATES. */
+static void list_waiting(const struct command_context *c, unsigned states, struct listing *l)
+{
+    struct err err = {0};
+    struct line *line;
+    struct json_object *answer = NULL, *request = json_object_new_object();
+    json_object_object_add(request, "command", json_object_new_string("waiting"));
+    if (line_open(c->state, &line, &err) == ERR_NONE && line != NULL &&
+        line_ask(line, request, ANSWER_MS, &answer, &err) == ERR_NONE)
+        l->waiting = json_object_get(member(answer, "waiting"));
+    if (err.code != ERR_NONE)
+        say("%s; files that settle are not listed", err.text);
+    size_t count = l->waiting == NULL ? 0 : json_object_array_length(l->waiting);
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *w = json_object_array_get_idx(l->waiting, i);
+        int64_t state = json_object_get_int64(member(w, "state"));
+        const struct ledger_row row = {
+            .path = json_text(w, "path"),
+            .source = json_text(w, "source"),
+            .flow = json_text(w, "flow"),
+            .dest = "",
+            .table = "",
+            .reason = "",
+            .state = state == STATE_SEEN ? STATE_SEEN : STATE_SETTLING,
+            .since_ms = json_object_get_int64(member(w, "since_ms")),
+        };
+        if ((states & STATE_BIT(row.state)) != 0)
+            list_row(l, &row);
+    }
+    json_object_put(answer);
+    json_object_put(request);
+    line_close(line);
 }
 
 static int list_files(const struct command_context *c, unsigned states, bool is_json)
@@ -252,9 +307,11 @@ static int list_files(const struct command_context *c, unsigned states, bool is_
     }
     struct listing listing = {.is_json = is_json};
     struct ledger_query query = {.states = states};
+    list_waiting(c, states, &listing);
     if (ledger_each(tx, &query, print_row, &listing, &err) != ERR_NONE)
         say("%s", err.text);
     ledger_tx_close(tx, false, &close_err);
+    json_object_put(listing.waiting);
     if (is_json)
         printf("%s\n]}\n", listing.count == 0 ? "{\"file_list\": [" : "");
     else if (err.code == ERR_NONE && listing.count == 0)

@@ -63,23 +63,75 @@ static void status_jobs(struct engine *e, struct engine_status *s, size_t room)
     }
 }
 
-/* Files that wait in memory count for each flow that takes them; one source's flows share its waiting files. */
-static void count_waiting(const struct world *w, struct engine *e)
+/* ---- what waits in memory ---- */
+
+struct gather {
+    const struct intake *in;
+    struct arena *arena;
+    struct engine_waiting *list; /* NULL: only count */
+    size_t count, room;
+    enum file_state state;
+    bool failed;
+};
+
+static bool gather_path(void *arg, const char *path, int64_t since_ms)
 {
-    for (size_t i = 0; i < e->counter_count; i++)
-        e->counters[i].waiting = 0;
-    for (size_t i = 0; i < w->intake_count; i++) {
-        const struct intake *in = &w->intakes[i];
-        struct settle_health settle = {0};
-        if (in->settle == NULL)
+    struct gather *g = arg;
+    const char *copy = NULL;
+    if (settle_is_marker(g->in->settle, path))
+        return true;
+    for (size_t f = 0; f < g->in->flow_count; f++) {
+        if (!config_flow_takes(g->in->flows[f], path))
             continue;
-        settle_health(in->settle, &settle);
-        for (size_t f = 0; f < in->flow_count; f++) {
-            struct flow_counters *c = engine_counters(e, in->flows[f]->name);
-            if (c != NULL)
-                c->waiting = settle.waiting + in->settled_count;
+        if (g->list != NULL && g->count < g->room) {
+            if (copy == NULL && (copy = arena_strdup(g->arena, path)) == NULL) {
+                g->failed = true;
+                return false;
+            }
+            g->list[g->count] = (struct engine_waiting){g->in->config->name, copy, g->in->flows[f]->name, g->state, since_ms};
+        }
+        g->count++;
+    }
+    return true;
+}
+
+static void gather_all(const struct world *w, struct gather *g)
+{
+    g->count = 0;
+    for (size_t i = 0; i < w->intake_count && !g->failed; i++) {
+        g->in = &w->intakes[i];
+        if (g->in->settle == NULL)
+            continue;
+        g->state = STATE_SETTLING;
+        settle_each(g->in->settle, gather_path, g);
+        g->state = STATE_SEEN;
+        const struct observed *o;
+        LL_FOREACH(g->in->settled, o)
+        {
+            if (!gather_path(g, o->path, clock_wall_ms()))
+                break;
         }
     }
+}
+
+enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count, struct err *err)
+{
+    struct gather g = {.arena = arena};
+    *ret = NULL;
+    *ret_count = 0;
+    if (e->world == NULL)
+        return ERR_NONE;
+    gather_all(e->world, &g);
+    g.room = g.count;
+    g.list = arena_alloc(arena, (g.room + 1) * sizeof *g.list);
+    if (g.list == NULL)
+        return err_nomem(err);
+    gather_all(e->world, &g);
+    if (g.failed)
+        return err_nomem(err);
+    *ret = g.list;
+    *ret_count = g.count;
+    return ERR_NONE;
 }
 
 static void find_unready(struct engine *e, struct engine_status *s)
@@ -120,7 +172,6 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
     ret->sources = arena_alloc(arena, (w->intake_count + 1) * sizeof *ret->sources);
     ret->dests = arena_alloc(arena, (w->outlet_count + 1) * sizeof *ret->dests);
     ret->jobs = arena_alloc(arena, JOBS_SHOWN * sizeof *ret->jobs);
-    count_waiting(w, e);
     ret->flows = arena_alloc(arena, (e->counter_count + 1) * sizeof *ret->flows);
     if (ret->sources == NULL || ret->dests == NULL || ret->jobs == NULL || ret->flows == NULL)
         return err_nomem(err);

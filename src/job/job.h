@@ -26,7 +26,6 @@ struct flow_counters {
     uint64_t rows, rejected_rows, bytes;
     uint64_t loads, load_bucket[LOAD_BUCKETS];  /* not cumulative */
     double load_seconds;
-    uint64_t waiting;                            /* now: seen or settling, in memory */
 };
 enum retry_class { RETRY_INPUT, RETRY_REMOTE, RETRY_SYSTEM, RETRY_CHANGED, RETRY_CLASSES };
 extern const char *const retry_class_names[RETRY_CLASSES];
@@ -69,6 +68,18 @@ struct engine_status {
     const char *ledger_problem;
 };
 enum err_code engine_status(struct engine *e, struct arena *arena, struct engine_status *ret, struct err *err);
+
+/*
+ * A file that waits in memory for one flow: settling, or seen (whole, on its way into the ledger). If the ledger has a row
+ * of it, that row speaks of an older version; the file counts here and not there.
+ */
+struct engine_waiting {
+    const char *source, *path, *flow;
+    enum file_state state;
+    int64_t since_ms;
+};
+/* All of them, in ARENA; bounded by what settle and the way into the ledger hold. */
+enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count, struct err *err);
 
 /* Answers come once, on a later turn. COUNT: files queued again. */
 typedef void engine_count_cb(void *arg, uint64_t count, const struct err *err);

@@ -390,6 +390,13 @@ const char *settle_explain(struct settle *s, const char *path, char *ret, size_t
     return ret;
 }
 
+void settle_each(const struct settle *s, settle_waiting_cb *cb, void *arg)
+{
+    for (const struct ticket *t = s->tickets; t != NULL; t = t->hh.next)
+        if (!t->is_dropped && !cb(arg, t->path, t->since_ms))
+            return;
+}
+
 void settle_health(const struct settle *s, struct settle_health *ret)
 {
     ret->evidence = s->leases == LEASE_CANNOT ? "age" : s->is_unseen_met ? "writers" : "close";

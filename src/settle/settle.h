@@ -70,6 +70,9 @@ void settle_lost_events(struct settle *s);
  */
 void settle_set_polled(struct settle *s, bool is_polled);
 void settle_health(const struct settle *s, struct settle_health *ret_health);
+/* Every path that waits, and since when (wall clock). PATH is borrowed; CB returns false to stop and must not call back in here. */
+typedef bool settle_waiting_cb(void *arg, const char *path, int64_t since_ms);
+void settle_each(const struct settle *s, settle_waiting_cb *cb, void *arg);
 /* New times after a reload; waits already on keep theirs. Another marker needs another settle (and source). */
 void settle_reconfigure(struct settle *s, const struct settle_options *options);
 
