@@ -444,7 +444,7 @@ def test_a_file_is_in_exactly_one_state_also_while_a_new_version_settles(chute):
         return {state: count for state, count in chute.status()["files"].items() if count}
 
     def listed(state):
-        return [f["path"] for f in json.loads(chute.ask("status", "--state", state, "--json").stdout)["file_list"]]
+        return [f["path"] for f in chute.files(state)]
 
     chute.start()
     put_file(chute.inbox / "a.csv", "x\n1\n")
