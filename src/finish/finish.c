@@ -273,8 +273,9 @@ enum err_code finish_move(int dirfd, const char *path, const struct file_id *id,
         if (code != ERR_NONE) {
             err_wrap(err, "move to %s", target_dir);
             put_back(&a, err);
-        } else if (ret_place != NULL) {
-            snprintf(ret_place, PATH_MAX, "%s%s%s/%s", target_dir, *folders != '\0' ? "/" : "", folders, name);
+        } else if (ret_place != NULL && snprintf(ret_place, PATH_MAX, "%s%s%s/%s", target_dir,
+                                                 *folders != '\0' ? "/" : "", folders, name) >= PATH_MAX) {
+            snprintf(ret_place, PATH_MAX, "%s", target_dir); /* folders can be nested deeper than a path can say */
         }
         release(&a);
     }

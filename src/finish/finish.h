@@ -21,7 +21,8 @@ enum err_code finish_delete(int dirfd, const char *path, const struct file_id *i
 
 /*
  * Move it to TARGET_DIR (absolute, made if missing) under its path below the root... last segment only if FLAT.
- * Same bytes there already: replaced; else `.1`, `.2` …. RET_PLACE (PATH_MAX bytes, may be NULL) gets where it went.
+ * Same bytes there already: replaced; else `.1`, `.2` …. RET_PLACE (PATH_MAX bytes, may be NULL) gets where it went,
+ * TARGET_DIR if that is longer than a path may be.
  * Across file systems: copy, fsync, rename, unlink. Already gone: ERR_NONE and an empty RET_PLACE.
  * ERR_CHANGED as above. ERR_SYSTEM: it has its own name again, and the text says why the target did not take it.
  */
