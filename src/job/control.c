@@ -308,6 +308,7 @@ static void on_retried(void *arg, const struct err *err)
     work->cb(work->arg, work->queued, err);
     arena_done(&work->arena);
     free(work);
+    engine_answered(e);
 }
 
 static bool collect_paths(struct retry_work *work, const char *const *paths, size_t count)
@@ -345,7 +346,7 @@ enum err_code engine_retry(struct engine *e, const char *const *paths, size_t co
     for (size_t i = 0; i < e->paused_count; i++)
         free(e->paused[i]);
     e->paused_count = 0;
-    if (!collect_paths(work, paths, count) || ledger_run(e->ledger, retry_fn, on_retried, work, err) != ERR_NONE) {
+    if (!collect_paths(work, paths, count) || engine_ask(e, retry_fn, on_retried, work, err) != ERR_NONE) {
         arena_done(&work->arena);
         free(work);
         return err->code != ERR_NONE ? err->code : err_nomem(err);
@@ -386,7 +387,7 @@ enum err_code engine_retry_deletes(struct engine *e, engine_count_cb *cb, void *
         in->force_deletes = true;
         sweep_start(in, NULL, false);
     }
-    if (ledger_run(e->ledger, count_held_fn, on_retried, work, err) != ERR_NONE) {
+    if (engine_ask(e, count_held_fn, on_retried, work, err) != ERR_NONE) {
         arena_done(&work->arena);
         free(work);
         return err->code;

@@ -77,6 +77,20 @@ static void rescan_lost(struct engine *e)
             intake_rescan(&e->world->intakes[i]);
 }
 
+enum err_code engine_ask(struct engine *e, ledger_fn *fn, ledger_done *done, void *arg, struct err *err)
+{
+    if (ledger_run(e->ledger, fn, done, arg, err) != ERR_NONE)
+        return err->code;
+    e->asks++;
+    return ERR_NONE;
+}
+
+void engine_answered(struct engine *e)
+{
+    if (--e->asks == 0 && e->is_closed)
+        engine_finish_close(e);
+}
+
 /* ---- a ledger that can't be written ---- */
 
 static enum err_code nothing_fn(struct ledger_tx *tx, void *arg, struct err *err)
@@ -92,15 +106,13 @@ static void on_ledger_tried(void *arg, const struct err *err)
 {
     struct engine *e = arg;
     e->ledger_trying = false;
-    if (e->is_closed || e->world == NULL)
-        return;
     if (err != NULL) {
-        e->ledger_timer_on = true;
-        uv_timer_start(&e->ledger_timer, on_ledger_timer, LEDGER_RETRY_MS, 0);
-        return;
+        engine_ledger_failed(e);
+    } else if (!e->is_draining && e->world != NULL) {
+        rescan_lost(e);
+        engine_pump_all(e);
     }
-    rescan_lost(e);
-    engine_pump_all(e);
+    engine_answered(e);
 }
 
 static void on_ledger_timer(uv_timer_t *timer)
@@ -108,7 +120,7 @@ static void on_ledger_timer(uv_timer_t *timer)
     struct engine *e = timer->data;
     struct err err = {0};
     e->ledger_timer_on = false;
-    if (ledger_run(e->ledger, nothing_fn, on_ledger_tried, e, &err) == ERR_NONE)
+    if (engine_ask(e, nothing_fn, on_ledger_tried, e, &err) == ERR_NONE)
         e->ledger_trying = true;
     else
         engine_ledger_failed(e);
@@ -475,6 +487,7 @@ static void on_idle_checked(void *arg, const struct err *err)
     } else if (again) {
         engine_check_idle(e);
     }
+    engine_answered(e);
 }
 
 /* run --once: is all there is to do now done? Nothing in memory, and no row that waits. */
@@ -487,7 +500,7 @@ void engine_check_idle(struct engine *e)
         return;
     }
     struct err err = {0};
-    if (is_quiet(e) && ledger_run(e->ledger, idle_fn, on_idle_checked, e, &err) == ERR_NONE)
+    if (is_quiet(e) && engine_ask(e, idle_fn, on_idle_checked, e, &err) == ERR_NONE)
         e->is_idle_checking = true;
 }
 
@@ -555,7 +568,7 @@ static void on_engine_handle_closed(uv_handle_t *handle)
 
 void engine_finish_close(struct engine *e)
 {
-    if (e->world != NULL || e->old != NULL || e->handles > 0)
+    if (e->world != NULL || e->old != NULL || e->asks > 0 || e->handles > 0)
         return;
     e->handles = 2;
     uv_close((uv_handle_t *)&e->grace_timer, on_engine_handle_closed);

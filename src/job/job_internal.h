@@ -203,6 +203,7 @@ struct engine {
     uv_timer_t grace_timer;
     uv_timer_t ledger_timer;
     bool ledger_timer_on;
+    unsigned asks;              /* ledger works of our own (not of a world) under way: they use the engine */
     unsigned handles;           /* of our own, still open */
     unsigned resets;            /* under way */
     struct engine_root {
@@ -237,6 +238,9 @@ void engine_new_key(struct engine *e, char ret[33]);
 void engine_job_ended(struct engine *e);
 void engine_pump_all(struct engine *e);
 void engine_finish_close(struct engine *e);
+/* ledger_run() for work that belongs to the engine itself: it stays until DONE has called engine_answered(). */
+enum err_code engine_ask(struct engine *e, ledger_fn *fn, ledger_done *done, void *arg, struct err *err);
+void engine_answered(struct engine *e);
 enum err_code engine_read_roots(struct engine *e, struct ledger_tx *tx, const struct config *config, struct err *err);
 void engine_remember_root(struct engine *e, const struct intake *in);
 void on_nothing_to_drain(uv_timer_t *timer);
@@ -254,8 +258,9 @@ bool intake_is_quiet(const struct intake *in);
 /* In a ledger transaction: what a version of a path means for one flow. */
 enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct config_flow *flow, const char *path,
                            const struct file_id *id, const char *new_key, int64_t now_ms, struct err *err);
-/* In a ledger transaction: the row's file is gone. */
-enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, int64_t now_ms, struct err *err);
+/* In a ledger transaction: the row's file is gone. REASON: RENAMED_PREFIX and the new name, or "". */
+enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, const char *reason,
+                         int64_t now_ms, struct err *err);
 /* In a ledger transaction: those quarantined because OWNER had their table are queued again. */
 enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err);
 const struct config_flow *config_flow_named(const struct config *config, const char *name);

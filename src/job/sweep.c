@@ -12,7 +12,8 @@
 
 /* ---- marking rows ---- */
 
-enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, int64_t now_ms, struct err *err)
+enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, const char *reason,
+                         int64_t now_ms, struct err *err)
 {
     const struct config_flow *flow = config_flow_named(config, row->flow);
     if (row->taken_by_us || row->state == STATE_GONE)
@@ -21,18 +22,21 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
     bool was_loading = row->state == STATE_LOADING;
     row->finish_pending = row->state == STATE_QUARANTINED; /* its reason file goes too */
     row->state = STATE_GONE;
+    const char *old_key = row->load_key;
     char key[33];
     engine_new_key(NULL, key);
     if (!was_loading)
         row->load_key = key; /* a drop is an attempt of its own: the destination knows the old key as a load */
     row->drop_pending = drops && !was_loading; /* while it loads, the job decides when it records */
-    row->reason = "";
+    row->reason = reason;
     row->tries = 0;
     row->failed_ms = 0;
     row->next_try_ms = 0;
     row->since_ms = now_ms;
-    if (ledger_put(tx, row, err) != ERR_NONE)
-        return err->code;
+    enum err_code code = ledger_put(tx, row, err);
+    row->load_key = old_key; /* the new one lives no longer than this call */
+    if (code != ERR_NONE)
+        return code;
     return row->drop_pending ? ERR_NONE : release_owner(tx, row, err);
 }
 
@@ -58,7 +62,7 @@ static enum err_code mark_path(struct ledger_tx *tx, struct intake *in, const ch
         struct ledger_row *row;
         code = ledger_get(tx, in->config->name, path, in->flows[i]->name, &arena, &row, err);
         if (code == ERR_NONE && row != NULL)
-            code = note_gone(tx, in->world->config, row, clock_wall_ms(), err);
+            code = note_gone(tx, in->world->config, row, "", clock_wall_ms(), err);
     }
     arena_done(&arena);
     return code;
@@ -257,7 +261,26 @@ static enum err_code adopt_fn(struct ledger_tx *tx, void *arg, struct err *err)
     struct intake *in = arg;
     char key[256];
     snprintf(key, sizeof key, "root:%s", in->config->name);
-    return ledger_meta_put(tx, key, in->config->ops->root_identity(in->state), err);
+    return ledger_meta_put(tx, key, in->root_identity, err);
+}
+
+static void on_adopted(void *arg, const struct err *err)
+{
+    struct intake *in = arg;
+    if (err != NULL) /* then the root counts as a new one at the next start as well */
+        engine_ledger_failed(in->world->engine);
+    world_release(in->world);
+}
+
+/* The root that is there is the one to believe from now on. */
+static void adopt_root(struct intake *in)
+{
+    struct err err = {0};
+    snprintf(in->root_identity, sizeof in->root_identity, "%s", in->config->ops->root_identity(in->state));
+    in->config->ops->expect_root(in->state, in->root_identity);
+    world_hold(in->world);
+    if (ledger_run(in->world->engine->ledger, adopt_fn, on_adopted, in, &err) != ERR_NONE)
+        on_adopted(in, &err);
 }
 
 static void hold(struct intake *in, uint64_t count, const char *why)
@@ -278,10 +301,8 @@ static bool may_mark(struct sweep *s)
             hold(in, s->gone, "the root is another folder or disk than before, and most files are not in it");
             return false;
         }
-        struct err err = {0};
         log_info("source %s: the root has a new identity and holds the known files: accepted", in->config->name);
-        snprintf(in->root_identity, sizeof in->root_identity, "%s", in->config->ops->root_identity(in->state));
-        ledger_run(in->world->engine->ledger, adopt_fn, NULL, in, &err);
+        adopt_root(in);
         s->trusts_new_root = false; /* sweep_end() does not go back */
     }
     if (!s->is_event && !in->force_deletes && s->tables > 10 && s->tables_gone * 2 > s->tables) {
@@ -393,10 +414,7 @@ void sweep_start(struct intake *in, const char *below, bool is_event)
     /* Another root than the ledger's: count under the new one before deciding whether to believe it. */
     const char *now = in->config->ops->root_identity != NULL ? in->config->ops->root_identity(in->state) : "";
     if (in->root_identity[0] == '\0' && now[0] != '\0') {
-        snprintf(in->root_identity, sizeof in->root_identity, "%s", now);
-        struct err err = {0};
-        in->config->ops->expect_root(in->state, now);
-        ledger_run(in->world->engine->ledger, adopt_fn, NULL, in, &err);
+        adopt_root(in);
     } else if (now[0] != '\0' && strcmp(now, in->root_identity) != 0 && !is_event) {
         s->trusts_new_root = true;
         snprintf(s->expected_root, sizeof s->expected_root, "%s", in->root_identity);
@@ -428,7 +446,7 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
     if (flow == NULL || row->taken_by_us)
         return ERR_NONE;
     if (!config_flow_takes(flow, to))
-        return note_gone(tx, in->world->config, row, clock_wall_ms(), err);
+        return note_gone(tx, in->world->config, row, "", clock_wall_ms(), err);
     if (row->state == STATE_GONE) { /* a sweep missed it before its new name was seen */
         if (!row->was_loaded || row->drop_pending)
             return ERR_NONE;
@@ -450,10 +468,7 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
         return ledger_put(tx, row, err);
     }
     snprintf(reason, sizeof reason, RENAMED_PREFIX "%s", to);
-    if (note_gone(tx, in->world->config, row, clock_wall_ms(), err) != ERR_NONE)
-        return err->code;
-    row->reason = reason;
-    return ledger_put(tx, row, err);
+    return note_gone(tx, in->world->config, row, reason, clock_wall_ms(), err);
 }
 
 static bool rename_below(void *arg, const struct ledger_row *row)

@@ -1,4 +1,5 @@
 /* test_job.c -- the engine, between a fake source and a fake destination. */
+#include "alloc_fault.h"
 #include "job_fakes.h"
 
 #include "log.h"
@@ -687,7 +688,7 @@ static void a_stop_at_any_moment_loses_and_repeats_nothing(void **state)
 {
     struct fixture f = {0};
     (void)state;
-    for (int turns = 0; turns < 120; turns++) {
+    for (int turns = 0; turns < 100; turns += 1 + turns / 20) {
         begin(&f, "load: append, table: t, on_delete: ignore, after_success: {move: done}");
         write_file(&f, "a.csv", "x\n1\n");
         write_file(&f, "b.csv", "x\n1,2\n");
@@ -707,6 +708,41 @@ static void a_stop_at_any_moment_loses_and_repeats_nothing(void **state)
         assert_true(file_exists(&f, "done/a.csv"));
         end(&f);
         memset(&f, 0, sizeof f);
+    }
+}
+
+/* The 1st, 2nd, 3rd … allocation fails: nothing crashes or leaks, and the next start finishes the work, once. */
+static void an_allocation_that_fails_loses_and_repeats_nothing(void **state)
+{
+    (void)state;
+    bool was_hit = true;
+    for (long nth = 1; was_hit; nth += nth < 150 ? 1 : 13) {
+        struct fixture f = {0};
+        struct err err = {0};
+        begin(&f, "load: append, table: t, after_success: {move: done}");
+        write_file(&f, "a.csv", "x\n1\n");
+        write_file(&f, "b.csv", "x\n1,2\n");
+        alloc_fault_set(nth);
+        uint64_t end_ms = clock_mono_ms() + 400;
+        if (try_start(&f, &err) == ERR_NONE)
+            while (!f.idle && !(alloc_fault_hit() && clock_mono_ms() > end_ms) && clock_mono_ms() < end_ms + 20000)
+                uv_run(&f.loop, UV_RUN_NOWAIT);
+        was_hit = alloc_fault_hit();
+        alloc_fault_set(0);
+        stop_within(&f, 0);
+        start(&f);
+        settle_all(&f);
+        stop(&f);
+        size_t loads = 0;
+        for (size_t i = 0; i < fake.log_count; i++)
+            loads += strncmp(fake.log[i], "load a.csv ->", 13) == 0;
+        if (loads != 1)
+            print_error("allocation %ld\n", nth);
+        assert_int_equal(loads, 1);
+        assert_int_equal(row_of(&f, "a.csv").state, STATE_LOADED);
+        assert_int_equal(row_of(&f, "b.csv").state, STATE_QUARANTINED);
+        assert_true(file_exists(&f, "done/a.csv"));
+        end(&f);
     }
 }
 
@@ -736,6 +772,7 @@ int main(void)
         cmocka_unit_test(reset_drops_what_the_flow_made_and_pauses_it),
         cmocka_unit_test(a_reload_keeps_what_runs_and_repeats_nothing),
         cmocka_unit_test(a_stop_at_any_moment_loses_and_repeats_nothing),
+        cmocka_unit_test(an_allocation_that_fails_loses_and_repeats_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
