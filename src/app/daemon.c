@@ -20,6 +20,7 @@
 
 #define PRUNE_MS (24 * 3600 * 1000ull)
 #define SIGNALS 4
+#define SAME_STOP_MS 300 /* a second signal this soon after the first is the same one */
 
 struct daemon {
     uv_loop_t loop;
@@ -35,7 +36,7 @@ struct daemon {
     uv_timer_t deadline;
     uv_check_t prune;
     bool has_timers;
-    uint64_t pruned_ms; /* monotonic */
+    uint64_t pruned_ms, stopped_ms; /* monotonic */
     bool is_stopping, is_drained;
     int exit_code;
 };
@@ -65,18 +66,29 @@ static void notify(const char *text)
 
 /* ---- what is kept and for how long ---- */
 
+struct pruning {
+    struct daemon *daemon;
+    int64_t before_ms;
+    uint64_t count;
+};
+
 static enum err_code run_prune(struct ledger_tx *tx, void *arg, struct err *err)
 {
-    uint64_t count;
-    const int64_t *before = arg;
-    return ledger_prune(tx, *before, &count, err);
+    struct pruning *p = arg;
+    return ledger_prune(tx, p->before_ms, &p->count, err);
 }
 
 static void on_pruned(void *arg, const struct err *err)
 {
+    struct pruning *p = arg;
+    struct daemon *d = p->daemon;
+    struct err again = {0};
     if (err != NULL && err->code != ERR_NONE)
         log_warn("history: prune: %s", err->text);
-    free(arg);
+    else if (p->count >= LEDGER_PRUNE_MAX && !d->is_stopping && d->ledger != NULL &&
+             ledger_run(d->ledger, run_prune, on_pruned, p, &again) == ERR_NONE)
+        return; /* there is more; what the files wait for gets its turn in between */
+    free(p);
 }
 
 static void prune(struct daemon *d)
@@ -85,12 +97,12 @@ static void prune(struct daemon *d)
     if (d->config->history_keep == 0)
         return;
     struct err err = {0};
-    int64_t *before = malloc(sizeof *before);
-    if (before == NULL)
+    struct pruning *p = malloc(sizeof *p);
+    if (p == NULL)
         return; /* tomorrow again */
-    *before = clock_wall_ms() - (int64_t)d->config->history_keep;
-    if (ledger_run(d->ledger, run_prune, on_pruned, before, &err) != ERR_NONE)
-        free(before);
+    *p = (struct pruning){.daemon = d, .before_ms = clock_wall_ms() - (int64_t)d->config->history_keep};
+    if (ledger_run(d->ledger, run_prune, on_pruned, p, &err) != ERR_NONE)
+        free(p);
 }
 
 /* Runs when the loop turns for some other reason: no wake-up of its own. */
@@ -159,6 +171,7 @@ void daemon_stop(struct daemon *d, int exit_code)
     if (d->is_stopping)
         return;
     d->is_stopping = true;
+    d->stopped_ms = clock_mono_ms();
     d->exit_code = exit_code;
     notify("STOPPING=1");
     shut(d);
@@ -259,6 +272,8 @@ static void on_signal(uv_signal_t *handle, int number)
             admin_log_state(d->admin);
         break;
     default:
+        if (d->is_stopping && clock_mono_ms() - d->stopped_ms < SAME_STOP_MS)
+            break; /* timeout(1) and shells tell the process and then its group: that is one wish, not two */
         if (d->is_stopping) {
             log_warn("stop: told twice, ending at once; what was under way is taken up at the next start");
             _exit(EXIT_FAILED);
@@ -295,12 +310,27 @@ static void on_deadline(uv_timer_t *timer)
     daemon_stop(d, EXIT_FAILED);
 }
 
+/* What could not be read may hold files that nobody has seen: "all is done" would be a guess. */
+static bool sources_were_read(struct daemon *d)
+{
+    struct arena arena;
+    struct engine_status status;
+    struct err err = {0};
+    arena_init(&arena);
+    bool is_fine = engine_status(d->engine, &arena, &status, &err) == ERR_NONE;
+    for (size_t i = 0; is_fine && i < status.source_count; i++)
+        is_fine = status.sources[i].health.mode == NULL ||
+                  (status.sources[i].health.is_reachable && status.sources[i].health.problem[0] == '\0');
+    arena_done(&arena);
+    return is_fine;
+}
+
 static void on_idle(void *arg)
 {
     struct daemon *d = arg;
     uint64_t totals[FILE_STATES];
     engine_totals(d->engine, totals);
-    bool is_fine = totals[STATE_QUARANTINED] == 0 && totals[STATE_RETRYING] == 0;
+    bool is_fine = totals[STATE_QUARANTINED] == 0 && totals[STATE_RETRYING] == 0 && sources_were_read(d);
     daemon_stop(d, is_fine ? EXIT_FINE : EXIT_FAILED);
 }
 

@@ -47,6 +47,11 @@ int run_init(const struct args *args)
         tell("init: write %s: %s", path, strerror(is_written ? errno : error));
         return EXIT_FAILED;
     }
+    /* the folder that it watches, so that what is said next works; a configuration is of use without it as well */
+    char inbox[PATH_MAX];
+    if ((size_t)snprintf(inbox, sizeof inbox, "%s/inbox", dir) < sizeof inbox && mkdir(inbox, 0755) != 0 &&
+        errno != EEXIST)
+        tell("init: create %s: %s; the folder is looked for again by itself", inbox, strerror(errno));
     printf("%s\n", path);
     tell("look through it, then: chute check -c %s && chute run -c %s", path, path);
     return EXIT_FINE;

@@ -336,6 +336,23 @@ static void on_overflow(void *arg)
     log_warn("source %s: the kernel dropped events; scanning", in->config->name);
 }
 
+/* A folder that is missing is no error of any file: without this line nothing would ever speak of it. */
+static void say_health(struct intake *in, const struct source_health *health)
+{
+    struct log_about about = {.source = in->config->name};
+    if (in->is_missing && health->is_reachable) {
+        in->is_missing = false;
+        in->problem[0] = '\0';
+        log_write(LOG_INFO, &about, "is there again");
+    }
+    /* the scan of one folder may clear what that of another has found: each text is said once, not each change */
+    if (health->problem[0] == '\0' || strcmp(in->problem, health->problem) == 0)
+        return;
+    snprintf(in->problem, sizeof in->problem, "%s", health->problem);
+    in->is_missing = !health->is_reachable;
+    log_write(LOG_ERROR, &about, "%s%s", in->problem, in->is_missing ? "; looked for again by itself" : "");
+}
+
 static void on_health(void *arg)
 {
     struct intake *in = arg;
@@ -343,6 +360,7 @@ static void on_health(void *arg)
     if (in->state != NULL && in->settle != NULL) {
         in->config->ops->health(in->state, &health);
         settle_set_polled(in->settle, strcmp(health.mode, "poll") == 0);
+        say_health(in, &health);
     }
     engine_check_idle(in->world->engine);
 }
