@@ -334,10 +334,27 @@ static void tell_ended(const struct claim *c)
     }
 }
 
+/* Rows that ended in the claim itself have no job that would say so and count them. */
+static void tell_ended(const struct claim *c)
+{
+    for (size_t i = 0; i < c->row_count; i++) {
+        const struct ledger_row *row = c->rows[i];
+        struct log_about about = {.flow = row->flow, .file = row->path, .dest = row->dest};
+        if (row->state != STATE_QUARANTINED && row->state != STATE_SKIPPED)
+            continue;
+        c->outlet->world->engine->totals[row->state]++;
+        if (row->state == STATE_QUARANTINED)
+            log_write(LOG_ERROR, &about, "quarantined: %s", row->reason);
+        else
+            log_write(LOG_INFO, &about, "skipped: %s", row->reason);
+    }
+}
+
 size_t claim_start_jobs(struct claim *c)
 {
     struct outlet *o = c->outlet;
     size_t started = 0;
+    tell_ended(c);
     tell_ended(c);
     for (size_t i = 0; i < c->count; i++) {
         const struct claimed *item = &c->items[i];

@@ -93,6 +93,8 @@ struct intake {
     bool is_scanned;           /* the first scan has finished, and all it found is in the ledger */
     bool scan_over;            /* on_scan_done came */
     bool is_source_closed;
+    char problem[512];         /* of the source, as it was last logged */
+    bool is_missing;           /* said to be unreachable */
 };
 
 enum outlet_state { OUTLET_OPENING, OUTLET_OK, OUTLET_DOWN, OUTLET_BLOCKED };
