@@ -7,6 +7,7 @@
 #include "job_internal.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 /* How long a table whose file was renamed waits for the new name to be seen at all. */
 #define SUCCESSOR_WAIT_MS 60000
@@ -38,6 +39,10 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
         claim_free(c);
         return NULL;
     }
+    c->started_ms = w->engine->started_ms;
+    c->all_scanned = true;
+    for (size_t i = 0; i < w->intake_count; i++)
+        c->all_scanned = c->all_scanned && w->intakes[i].is_scanned && w->intakes[i].looking == 0;
     /* Held: paused by reset; or a shared table before the source's first scan, when it is not known yet who is newest. */
     size_t n = 0;
     for (size_t i = 0; i < w->config->flow_count; i++) {
@@ -50,7 +55,7 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
     const struct job *job;
     DL_FOREACH(w->engine->jobs, job)
     {
-        if (job->outlet == o && job->is_drop)
+        if (job->outlet == o)
             c->busy_drops[c->busy_count++] = job->row.id;
     }
     return c;
@@ -216,6 +221,25 @@ static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const
     return ++s->found < DROPS_AT_ONCE;
 }
 
+/* Renamed over a file that was loaded before: that older end says nothing about the file that came. */
+static bool is_successor(const struct ledger_row *next, const struct ledger_row *row)
+{
+    bool is_same_file = next->file.inode == row->file.inode && next->file.dev == row->file.dev &&
+                        next->file.size == row->file.size && next->file.mtime_ns == row->file.mtime_ns;
+    bool clock_went_back = row->since_ms > clock_wall_ms();
+    return is_same_file || next->since_ms >= row->since_ms || clock_went_back;
+}
+
+static bool is_there(struct drop_search *s, const char *source, const char *path)
+{
+    const struct intake *in = intake_of(s->c->outlet->world, source);
+    struct err err = {0};
+    int fd = in != NULL && in->state != NULL ? in->config->ops->open_now(in->state, path, &err) : -1;
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0 || (err.code != ERR_NONE && err.code != ERR_INPUT); /* can't be looked at: it may be there */
+}
+
 /* May the table of a renamed file go? Only when the file is in its new table, or its new name is gone as well. */
 static bool successor_is_done(struct drop_search *s, const struct ledger_row *row)
 {
@@ -226,10 +250,12 @@ static bool successor_is_done(struct drop_search *s, const struct ledger_row *ro
         struct ledger_row *next;
         if (ledger_get(s->tx, row->source, path, row->flow, &s->c->arena, &next, s->err) != ERR_NONE)
             return false;
-        if (next == NULL)
-            return clock_wall_ms() - row->since_ms > SUCCESSOR_WAIT_MS; /* not settled yet; or it never came */
+        if (next == NULL) /* not settled yet, which may take its writer hours; or it never came, as a scan after our start shows */
+            return (clock_wall_ms() - row->since_ms > SUCCESSOR_WAIT_MS ||
+                    (s->c->all_scanned && row->since_ms < s->c->started_ms)) &&
+                   !is_there(s, row->source, path);
         if (next->state == STATE_LOADED || next->state == STATE_SKIPPED)
-            return true;
+            return is_successor(next, row);
         if (next->state != STATE_GONE)
             return false;
         if (strncmp(next->reason, RENAMED_PREFIX, strlen(RENAMED_PREFIX)) != 0)
@@ -334,27 +360,10 @@ static void tell_ended(const struct claim *c)
     }
 }
 
-/* Rows that ended in the claim itself have no job that would say so and count them. */
-static void tell_ended(const struct claim *c)
-{
-    for (size_t i = 0; i < c->row_count; i++) {
-        const struct ledger_row *row = c->rows[i];
-        struct log_about about = {.flow = row->flow, .file = row->path, .dest = row->dest};
-        if (row->state != STATE_QUARANTINED && row->state != STATE_SKIPPED)
-            continue;
-        c->outlet->world->engine->totals[row->state]++;
-        if (row->state == STATE_QUARANTINED)
-            log_write(LOG_ERROR, &about, "quarantined: %s", row->reason);
-        else
-            log_write(LOG_INFO, &about, "skipped: %s", row->reason);
-    }
-}
-
 size_t claim_start_jobs(struct claim *c)
 {
     struct outlet *o = c->outlet;
     size_t started = 0;
-    tell_ended(c);
     tell_ended(c);
     for (size_t i = 0; i < c->count; i++) {
         const struct claimed *item = &c->items[i];

@@ -157,6 +157,8 @@ struct job {
     uint8_t hash[16];
     bool prefix_matches;        /* on_changed: tail */
     bool abandon;               /* a change in place was seen */
+    bool is_missing;            /* gone when it was to be opened: settle finds out what became of it */
+    bool waits_for_turn;        /* LOADING: an older one for the same table has not begun */
 
     struct load load;
     bool is_begun;              /* the driver has it */
@@ -300,8 +302,10 @@ struct claim {
     size_t limit;
     uint64_t max_bytes;
     const char **held;        /* flows to leave alone; NULL-terminated */
-    int64_t *busy_drops;      /* rows whose drop is in flight */
+    int64_t *busy_drops;      /* rows with a job in flight: nothing of theirs is dropped now */
     size_t busy_count;
+    int64_t started_ms;
+    bool all_scanned;         /* every source has been scanned since then, and what was found is in the ledger */
     struct ledger_row **rows; /* as the ledger gave them, oldest first */
     size_t row_count;
     struct claimed *items;    /* those that become jobs */

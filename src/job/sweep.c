@@ -18,16 +18,16 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
     const struct config_flow *flow = config_flow_named(config, row->flow);
     if (row->taken_by_us || row->state == STATE_GONE)
         return ERR_NONE;
-    bool drops = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && row->was_loaded && row->table[0] != '\0';
-    bool was_loading = row->state == STATE_LOADING;
+    /* While it loads, its destination may hold it any moment: a drop is owed, and waits for the job (claim.c). */
+    bool may_hold = row->was_loaded || row->state == STATE_LOADING;
+    bool drops = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && may_hold && row->table[0] != '\0';
     row->finish_pending = row->state == STATE_QUARANTINED; /* its reason file goes too */
     row->state = STATE_GONE;
     const char *old_key = row->load_key;
     char key[33];
     engine_new_key(NULL, key);
-    if (!was_loading)
-        row->load_key = key; /* a drop is an attempt of its own: the destination knows the old key as a load */
-    row->drop_pending = drops && !was_loading; /* while it loads, the job decides when it records */
+    row->load_key = key; /* a drop is an attempt of its own: the destination knows the old key as a load */
+    row->drop_pending = drops;
     row->reason = reason;
     row->tries = 0;
     row->failed_ms = 0;
@@ -53,19 +53,44 @@ static void gone_work_free(struct gone_work *work)
     free(work);
 }
 
+struct waiter_search {
+    struct ledger_tx *tx;
+    struct err *err;
+    const char *path;
+};
+
+static bool stop_waiting(void *arg, const struct ledger_row *row)
+{
+    struct waiter_search *s = arg;
+    const size_t n = strlen(RENAMED_PREFIX);
+    if (row->state != STATE_GONE || strncmp(row->reason, RENAMED_PREFIX, n) != 0 || strcmp(row->reason + n, s->path) != 0)
+        return true;
+    struct ledger_row next = *row;
+    next.reason = "";
+    return ledger_put(s->tx, &next, s->err) == ERR_NONE;
+}
+
 static enum err_code mark_path(struct ledger_tx *tx, struct intake *in, const char *path, struct err *err)
 {
     struct arena arena;
+    bool is_known = false;
     arena_init(&arena);
     enum err_code code = ERR_NONE;
     for (size_t i = 0; i < in->flow_count && code == ERR_NONE; i++) {
         struct ledger_row *row;
         code = ledger_get(tx, in->config->name, path, in->flows[i]->name, &arena, &row, err);
+        is_known = is_known || (code == ERR_NONE && row != NULL);
         if (code == ERR_NONE && row != NULL)
             code = note_gone(tx, in->world->config, row, "", clock_wall_ms(), err);
     }
     arena_done(&arena);
-    return code;
+    if (code != ERR_NONE || is_known)
+        return code;
+    /* mv a b; rm b: b never had a row, and a's table waits for it in vain */
+    struct waiter_search s = {.tx = tx, .err = err, .path = path};
+    const struct ledger_query q = {.source = in->config->name, .drop_pending = true};
+    code = ledger_each(tx, &q, stop_waiting, &s, err);
+    return code != ERR_NONE ? code : err->code;
 }
 
 static enum err_code gone_fn(struct ledger_tx *tx, void *arg, struct err *err)
@@ -447,13 +472,19 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
         return ERR_NONE;
     if (!config_flow_takes(flow, to))
         return note_gone(tx, in->world->config, row, "", clock_wall_ms(), err);
-    if (row->state == STATE_GONE) { /* a sweep missed it before its new name was seen */
-        if (!row->was_loaded || row->drop_pending)
-            return ERR_NONE;
-        row->state = STATE_LOADED;
-    }
     bool carry = flow_table(flow, to, table, key, sizeof table, &name_err) == ERR_NONE && strcmp(key, row->table_key) == 0;
     char reason[4200], new_key[33];
+    if (row->state == STATE_GONE) { /* a sweep missed it before its new name was seen */
+        if (!row->was_loaded || (row->drop_pending && carry))
+            return ERR_NONE;
+        if (row->drop_pending) { /* mv a b; mv b c, and b was never seen: it is c that must be loaded first */
+            snprintf(reason, sizeof reason, RENAMED_PREFIX "%s", to);
+            row->reason = reason;
+            row->since_ms = clock_wall_ms();
+            return ledger_put(tx, row, err);
+        }
+        row->state = STATE_LOADED;
+    }
     if (carry) {
         snprintf(reason, sizeof reason, CARRIED_PREFIX "%s", row->path);
         row->path = to;

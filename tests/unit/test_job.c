@@ -502,6 +502,28 @@ static void a_mirrored_rename_loads_the_new_name_before_it_drops_the_old(void **
     end(&f);
 }
 
+static void a_renamed_file_that_is_deleted_at_once_takes_its_table_along(void **state)
+{
+    struct fixture f = {0};
+    char from[128], to[128];
+    (void)state;
+    begin(&f, "load: replace, on_delete: drop");
+    write_file(&f, "a.csv", "x\n1\n");
+    start(&f);
+    settle_all(&f);
+    snprintf(from, sizeof from, "%s/in/a.csv", f.dir);
+    snprintf(to, sizeof to, "%s/in/b.csv", f.dir);
+    assert_int_equal(rename(from, to), 0);
+    tell("b.csv", FOUND_RENAMED, "a.csv");
+    assert_int_equal(unlink(to), 0);
+    tell("b.csv", FOUND_GONE, NULL);
+    uint64_t end_ms = clock_mono_ms() + 20000;
+    while (fake.log_count < 2 && clock_mono_ms() < end_ms)
+        uv_run(&f.loop, UV_RUN_NOWAIT);
+    assert_log(1, "drop a");
+    end(&f);
+}
+
 static void a_renamed_file_that_was_appended_is_not_appended_twice(void **state)
 {
     struct fixture f = {0};
@@ -763,6 +785,7 @@ int main(void)
         cmocka_unit_test(a_root_that_is_not_the_one_we_know_deletes_nothing),
         cmocka_unit_test(a_mass_delete_is_held_until_it_is_confirmed),
         cmocka_unit_test(a_mirrored_rename_loads_the_new_name_before_it_drops_the_old),
+        cmocka_unit_test(a_renamed_file_that_is_deleted_at_once_takes_its_table_along),
         cmocka_unit_test(a_renamed_file_that_was_appended_is_not_appended_twice),
         cmocka_unit_test(two_files_of_one_table_leave_it_to_the_first),
         cmocka_unit_test(content_that_returns_is_loaded_again_where_it_replaces),
