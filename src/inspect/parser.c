@@ -287,8 +287,22 @@ static void take_rest_of_line(struct parser *p, const char *s, size_t n)
     p->row_ended = true;
 }
 
-/* libcsv stopped at S[AT]. Goes on behind it, or fails. */
-static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size_t *at, struct err *err)
+/* The byte at S[AT] is not UTF-8. */
+static enum err_code bad_byte(struct parser *p, const char *s, size_t at, struct err *err)
+{
+    unsigned long long column = (unsigned long long)(p->line_chars + chars_in(s, at) + 1),
+                       offset = (unsigned long long)(p->offset + own_width(p, s, at)),
+                       line = (unsigned long long)p->line;
+    if (s[at] == '\0')
+        return bad_record(p, err, "line %llu, column %llu: a NUL byte (byte offset %llu)", line, column, offset);
+    return bad_record(p, err,
+                      "line %llu, column %llu: byte 0x%02X is not UTF-8 (byte offset %llu); set csv.encoding if the "
+                      "file has another encoding",
+                      line, column, (unsigned char)s[at], offset);
+}
+
+/* libcsv stopped at S[AT]. Goes on behind it, or fails. WRONG: the first byte that is not UTF-8, or N. */
+static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size_t wrong, size_t *at, struct err *err)
 {
     if (csv_error(&p->csv) != CSV_EPARSE)
         return err_set(err, ERR_SYSTEM, true, "line %llu: libcsv: %s", (unsigned long long)p->line,
@@ -305,6 +319,8 @@ static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size
     *at -= p->csv.spaces;
     p->csv.entry_pos -= p->csv.spaces;
     p->csv.spaces = 0;
+    if (wrong < *at && bad_byte(p, s, wrong, err) != ERR_NONE)
+        return err->code; /* what comes first is told */
     if (bad_record(p, err, "line %llu, column %llu: field %zu goes on behind its closing quote (byte offset %llu)",
                    (unsigned long long)p->line, (unsigned long long)(p->line_chars + chars_in(s, *at) + 1),
                    p->fields + 1, (unsigned long long)(p->offset + own_width(p, s, *at))) != ERR_NONE)
@@ -314,23 +330,8 @@ static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size
     return ERR_NONE;
 }
 
-static enum err_code check_utf8(struct parser *p, const char *s, size_t n, struct err *err)
-{
-    size_t at = text_utf8_valid(s, n);
-    if (__builtin_expect(at == n, 1))
-        return ERR_NONE;
-    unsigned long long column = (unsigned long long)(p->line_chars + chars_in(s, at) + 1),
-                       offset = (unsigned long long)(p->offset + own_width(p, s, at)),
-                       line = (unsigned long long)p->line;
-    if (s[at] == '\0')
-        return bad_record(p, err, "line %llu, column %llu: a NUL byte (byte offset %llu)", line, column, offset);
-    return bad_record(p, err,
-                      "line %llu, column %llu: byte 0x%02X is not UTF-8 (byte offset %llu); set csv.encoding if the "
-                      "file has another encoding",
-                      line, column, (unsigned char)s[at], offset);
-}
-
-static enum err_code begin_record(struct parser *p, size_t n, const char *s, struct err *err)
+/* How many of the N bytes of a piece its record may still have. Line ends are not counted, a block may cut them. */
+static size_t begin_record(struct parser *p, const char *s, size_t n)
 {
     if (!p->in_record) {
         p->record_line = p->line;
@@ -340,13 +341,17 @@ static enum err_code begin_record(struct parser *p, size_t n, const char *s, str
         p->fields = 0;
         p->bad[0] = '\0';
     }
-    size_t content = n; /* line ends are not counted, nor is it a matter where a block cuts them */
+    uint64_t room = p->csv_options->max_row > p->record_bytes ? p->csv_options->max_row - p->record_bytes : 0;
+    if (__builtin_expect(n <= room, 1))
+        return n;
+    size_t content = n;
     while (content > 0 && (s[content - 1] == '\n' || s[content - 1] == '\r'))
         content--;
-    bool fits = content == 0 || p->record_bytes + content <= p->csv_options->max_row;
-    p->record_bytes += n;
-    if (__builtin_expect(fits, 1))
-        return ERR_NONE;
+    return content <= room || content == 0 ? n : (size_t)room;
+}
+
+static enum err_code too_long(const struct parser *p, struct err *err)
+{
     char limit[32];
     text_format_size(p->csv_options->max_row, limit, sizeof limit);
     return err_set(err, ERR_INPUT, false,
@@ -391,32 +396,38 @@ static void move_on(struct parser *p, const char *s, size_t n)
     p->after_cr = last == '\r';
 }
 
-enum err_code parser_feed(struct parser *p, const char *s, size_t n, unsigned flags, struct err *err)
+static enum err_code run_csv(struct parser *p, const char *s, size_t n, unsigned flags, size_t wrong, struct err *err)
 {
-    if (begin_record(p, n, s, err) != ERR_NONE)
-        return err->code;
-    if (((flags & SCAN_NUL) != 0 || ((flags & SCAN_HIGH) != 0 && !p->is_utf8)) && check_utf8(p, s, n, err) != ERR_NONE)
-        return err->code;
-    size_t fields = p->fields;
-    bool was_in_record = p->in_record;
-    if (p->skips_line) {
-        take_rest_of_line(p, s, n);
-    } else {
-        bool in_quotes = p->csv.pstate == CSV_FIELD_BEGUN && p->csv.quoted;
-        bool keeps_spaces = (flags & SCAN_SPACE) != 0 &&
-                            scan_spaces_matter(s, n, (char)p->csv.delim_char, (char)p->csv.quote_char, in_quotes);
-        p->csv.is_space = keeps_spaces ? not_a_space : NULL;
-        p->csv.spaces = 0; /* never anything to trim, see scan.c; a run of spaces may go on from the piece before */
-        if (p->has_null_words)
-            note_cursor(p, s, n);
-        size_t at = csv_parse(&p->csv, s, n, p->on_field, on_row, p);
-        while (__builtin_expect(at < n, 0)) {
-            if (strict_stop(p, s, n, &at, err) != ERR_NONE)
-                return err->code;
-            if (at < n)
-                at += csv_parse(&p->csv, s + at, n - at, p->on_field, on_row, p);
-        }
+    bool in_quotes = p->csv.pstate == CSV_FIELD_BEGUN && p->csv.quoted;
+    bool keeps_spaces = (flags & SCAN_SPACE) != 0 &&
+                        scan_spaces_matter(s, n, (char)p->csv.delim_char, (char)p->csv.quote_char, in_quotes);
+    p->csv.is_space = keeps_spaces ? not_a_space : NULL;
+    p->csv.spaces = 0; /* never anything to trim, see scan.c; a run of spaces may go on from the piece before */
+    if (p->has_null_words)
+        note_cursor(p, s, n);
+    size_t at = csv_parse(&p->csv, s, n, p->on_field, on_row, p);
+    while (__builtin_expect(at < n, 0)) {
+        if (strict_stop(p, s, n, wrong, &at, err) != ERR_NONE)
+            return err->code;
+        if (at < n)
+            at += csv_parse(&p->csv, s + at, n - at, p->on_field, on_row, p);
     }
+    return ERR_NONE;
+}
+
+static enum err_code feed(struct parser *p, const char *s, size_t n, unsigned flags, struct err *err)
+{
+    size_t fields = p->fields, wrong = n;
+    bool was_in_record = p->in_record;
+    p->record_bytes += n;
+    if ((flags & SCAN_NUL) != 0 || ((flags & SCAN_HIGH) != 0 && !p->is_utf8))
+        wrong = text_utf8_valid(s, n);
+    if (p->skips_line)
+        take_rest_of_line(p, s, n);
+    else if (run_csv(p, s, n, flags, wrong, err) != ERR_NONE)
+        return err->code;
+    if (__builtin_expect(wrong < n, 0) && bad_byte(p, s, wrong, err) != ERR_NONE)
+        return err->code;
     if (p->row_ended) {
         if (finish_record(p, err) != ERR_NONE)
             return err->code;
@@ -425,6 +436,17 @@ enum err_code parser_feed(struct parser *p, const char *s, size_t n, unsigned fl
     }
     move_on(p, s, n);
     return ERR_NONE;
+}
+
+enum err_code parser_feed(struct parser *p, const char *s, size_t n, unsigned flags, struct err *err)
+{
+    size_t fitting = begin_record(p, s, n);
+    if (__builtin_expect(fitting == n, 1))
+        return feed(p, s, n, flags, err);
+    fitting -= cut_sequence(s, fitting); /* what is wrong before the limit is told first */
+    if (fitting > 0 && feed(p, s, fitting, flags, err) != ERR_NONE)
+        return err->code;
+    return too_long(p, err);
 }
 
 /* ---- text */

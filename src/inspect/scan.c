@@ -192,46 +192,97 @@ bool scan_is_utf8(const char *text, size_t size)
 
 /* ---- spaces inside quotes */
 
-#if defined(__SSE2__)
-static inline uint64_t equal_64(const char *s, char c)
-{
-    const __m128i want = _mm_set1_epi8(c);
-    uint64_t bits = 0;
-    for (unsigned i = 0; i < 4; i++)
-        bits |= (uint64_t)(uint32_t)_mm_movemask_epi8(
-                    _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(const void *)(s + 16 * i)), want))
-                << (16 * i);
-    return bits;
-}
+#if defined(__x86_64__)
+struct bits { /* of 64 bytes */
+    uint64_t quotes, edges, spaces;
+};
+
+struct wanted {
+    char delimiter, quote, blank, other;
+};
+
+typedef struct bits bits_fn(const char *s, const struct wanted *w);
 
 /* Bit I: an odd number of bits of W up to and including I. */
-static inline uint64_t parity_up_to(uint64_t w)
+static inline __attribute__((always_inline)) uint64_t parity_up_to(uint64_t w)
 {
     for (unsigned i = 1; i < 64; i *= 2)
         w ^= w << i;
     return w;
 }
 
-bool scan_spaces_matter(const char *s, size_t n, char delimiter, char quote, bool in_quotes)
+static inline __attribute__((always_inline)) bool spaces_matter(const char *s, size_t n, const struct wanted *w,
+                                                                bool in_quotes, bits_fn *bits_of)
 {
-    const char other = delimiter == '\t' ? ' ' : '\t', blank = delimiter == ' ' ? '\t' : ' ';
     uint64_t inside_before = in_quotes ? ~(uint64_t)0 : 0, edge_before = 1;
     for (size_t i = 0; i < n; i += 64) {
-        uint64_t quotes = equal_64(s + i, quote);
-        uint64_t edges = equal_64(s + i, delimiter) | equal_64(s + i, '\n') | equal_64(s + i, '\r');
-        uint64_t spaces = equal_64(s + i, blank) | equal_64(s + i, other);
+        struct bits bits = bits_of(s + i, w);
         char next = s[i + 64];
-        uint64_t edge_next = next == delimiter || next == '\n' || next == '\r';
-        uint64_t inside = parity_up_to(quotes) ^ inside_before;
-        uint64_t matter = spaces & (edges << 1 | edge_before | edges >> 1 | edge_next << 63) & ~inside;
+        uint64_t edge_next = next == w->delimiter || next == '\n' || next == '\r';
+        uint64_t inside = parity_up_to(bits.quotes) ^ inside_before;
+        uint64_t touched = bits.edges << 1 | edge_before | bits.edges >> 1 | edge_next << 63;
+        uint64_t matter = bits.spaces & touched & ~inside;
         if (n - i < 64)
             matter &= ~(uint64_t)0 >> (64 - (n - i));
         if (matter != 0)
             return true;
         inside_before = (inside >> 63) != 0 ? ~(uint64_t)0 : 0;
-        edge_before = edges >> 63;
+        edge_before = bits.edges >> 63;
     }
     return false;
+}
+
+static inline __attribute__((always_inline)) struct bits bits_sse2(const char *s, const struct wanted *w)
+{
+    struct bits bits = {0, 0, 0};
+    for (unsigned i = 0; i < 64; i += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(s + i));
+        __m128i quotes = _mm_cmpeq_epi8(v, _mm_set1_epi8(w->quote));
+        __m128i edges = _mm_or_si128(
+            _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8(w->delimiter)), _mm_cmpeq_epi8(v, _mm_set1_epi8('\n'))),
+            _mm_cmpeq_epi8(v, _mm_set1_epi8('\r')));
+        __m128i spaces =
+            _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8(w->blank)), _mm_cmpeq_epi8(v, _mm_set1_epi8(w->other)));
+        bits.quotes |= (uint64_t)(uint32_t)_mm_movemask_epi8(quotes) << i;
+        bits.edges |= (uint64_t)(uint32_t)_mm_movemask_epi8(edges) << i;
+        bits.spaces |= (uint64_t)(uint32_t)_mm_movemask_epi8(spaces) << i;
+    }
+    return bits;
+}
+
+AVX2 static inline __attribute__((always_inline)) struct bits bits_avx2(const char *s, const struct wanted *w)
+{
+    struct bits bits = {0, 0, 0};
+    for (unsigned i = 0; i < 64; i += 32) {
+        __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(s + i));
+        __m256i quotes = _mm256_cmpeq_epi8(v, _mm256_set1_epi8(w->quote));
+        __m256i edges = _mm256_or_si256(_mm256_or_si256(_mm256_cmpeq_epi8(v, _mm256_set1_epi8(w->delimiter)),
+                                                        _mm256_cmpeq_epi8(v, _mm256_set1_epi8('\n'))),
+                                        _mm256_cmpeq_epi8(v, _mm256_set1_epi8('\r')));
+        __m256i spaces = _mm256_or_si256(_mm256_cmpeq_epi8(v, _mm256_set1_epi8(w->blank)),
+                                         _mm256_cmpeq_epi8(v, _mm256_set1_epi8(w->other)));
+        bits.quotes |= (uint64_t)(uint32_t)_mm256_movemask_epi8(quotes) << i;
+        bits.edges |= (uint64_t)(uint32_t)_mm256_movemask_epi8(edges) << i;
+        bits.spaces |= (uint64_t)(uint32_t)_mm256_movemask_epi8(spaces) << i;
+    }
+    return bits;
+}
+
+static bool spaces_matter_sse2(const char *s, size_t n, const struct wanted *w, bool in_quotes)
+{
+    return spaces_matter(s, n, w, in_quotes, bits_sse2);
+}
+
+AVX2 static bool spaces_matter_avx2(const char *s, size_t n, const struct wanted *w, bool in_quotes)
+{
+    return spaces_matter(s, n, w, in_quotes, bits_avx2);
+}
+
+bool scan_spaces_matter(const char *s, size_t n, char delimiter, char quote, bool in_quotes)
+{
+    const struct wanted wanted = {delimiter, quote, delimiter == ' ' ? '\t' : ' ', delimiter == '\t' ? ' ' : '\t'};
+    return __builtin_cpu_supports("avx2") ? spaces_matter_avx2(s, n, &wanted, in_quotes)
+                                          : spaces_matter_sse2(s, n, &wanted, in_quotes);
 }
 #else
 bool scan_spaces_matter(const char *s, size_t n, char delimiter, char quote, bool in_quotes)
