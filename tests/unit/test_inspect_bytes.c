@@ -206,8 +206,8 @@ static void utf16_is_told_by_its_byte_order_mark(void **state)
 
 static const char *const tricky[] = {
     "a,b\n1,2\n3,4\n",
-    "\xEF\xBB\xBF"
-    "a,b\r\n\"x\r\ny\",  č\r\n\r\n3,\"\"\r\n",
+    ("\xEF\xBB\xBF" /* in two strings, or the escape would swallow the letter */
+     "a,b\r\n\"x\r\ny\",  č\r\n\r\n3,\"\"\r\n"),
     "a,b\n\"say \"\"hi\"\", you\",5\" pipe\nx , y\n \" z\", \"\"\n\"\",\n",
     "a\r1\r2\r\r3",
     "naïve,日本\n😀,\"\xF0\x9F\x98\x80\n\"\nNA,\"NA\"\n\"x\",x\n",
