@@ -77,11 +77,24 @@ struct load {
      * driver's thread. ERR_CHANGED: roll back and finish with that.
      */
     enum err_code (*still_current)(struct load *load, struct err *err);
+    /*
+     * For loads that are a walk of several remote steps (keeps_checkpoints): what the last try of this very version
+     * saved before it was cut off, "" for none. Borrowed until finished().
+     */
+    const char *checkpoint;
+    /*
+     * Keep TEXT (remote ids, at most CHECKPOINT_MAX bytes, never a secret) with this version before the next step is
+     * taken. Loop thread, one at a time; TEXT is copied. SAVED comes once, on a later turn: ERR NULL, TEXT is on disk; else
+     * don't take that step. ERR_NONE or ERR_SYSTEM (SAVED never comes).
+     */
+    enum err_code (*save)(struct load *load, const char *text, void (*saved)(struct load *load, const struct err *err),
+                          struct err *err);
     _Atomic bool stop;         /* set by abort(): roll back soon and finish with ERR_STOPPED */
 
     /* Answers, filled by the driver before finished(). */
     struct receipt receipt;
     struct err err;
+    uint64_t retry_after_ms;   /* with a retryable ERR: the destination asked for at least that long a pause; 0 */
     void (*finished)(struct load *load); /* on the loop thread, once; the driver forgets LOAD before it calls */
 
     void *owner;               /* the job's */
@@ -113,6 +126,7 @@ struct dest_ops {
 
     bool accepts_rows;    /* pulls load->rows; else it wants the file, inspected to its end before begin() */
     bool runs_in_order;   /* loads run in the order of begin(), so several for one table may be in flight */
+    bool keeps_checkpoints; /* uses load->checkpoint and load->save */
     int max_small;        /* how many small loads (<= SMALL_LOAD bytes) it likes to have at once to share a commit */
 
     /* OPTIONS outlives the destination. Does not connect: a dead destination is no error here. */
@@ -137,5 +151,6 @@ struct dest_ops {
 };
 #define SMALL_LOAD (256 * 1024)
 #define TABLE_NAME_MAX 512
+#define CHECKPOINT_MAX 4096
 
 #endif

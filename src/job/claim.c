@@ -16,6 +16,7 @@ struct claimed {
     struct ledger_row *row;
     const struct config_flow *flow;
     const char *header;
+    const char *checkpoint;
     bool want_hash;
     bool is_drop;
     bool is_carry;
@@ -94,7 +95,16 @@ static enum err_code end_row(struct ledger_tx *tx, struct ledger_row *row, enum 
     return ledger_put(tx, row, err);
 }
 
+static bool is_in_claim(const struct claim *c, int64_t id)
+{
+    for (size_t i = 0; i < c->row_count; i++)
+        if (c->rows[i]->id == id)
+            return true;
+    return false;
+}
+
 struct owner_search {
+    const struct claim *claim;
     const struct ledger_row *me;
     struct arena *arena;
     const char *owner;
@@ -106,7 +116,8 @@ static bool see_owner(void *arg, const struct ledger_row *row)
     if (row->id == s->me->id)
         return true;
     bool holds = row->was_loaded && (row->state != STATE_GONE || row->drop_pending);
-    bool comes_first = (row->state == STATE_LOADING || row->state == STATE_RETRYING) && row->id < s->me->id;
+    bool comes_first = (row->state == STATE_LOADING && !is_in_claim(s->claim, row->id)) ||
+                       ((row->state == STATE_LOADING || row->state == STATE_RETRYING) && row->id < s->me->id);
     /* The old name of this very file: its table is ours when we are loaded. */
     char renamed[4200];
     snprintf(renamed, sizeof renamed, RENAMED_PREFIX "%s", s->me->path);
@@ -125,7 +136,7 @@ static bool see_owner(void *arg, const struct ledger_row *row)
 static enum err_code find_owner(struct ledger_tx *tx, struct claim *c, const struct ledger_row *row, const char **ret,
                                 struct err *err)
 {
-    struct owner_search s = {.me = row, .arena = &c->arena};
+    struct owner_search s = {.claim = c, .me = row, .arena = &c->arena};
     struct ledger_query q = {.dest = row->dest, .table_key = row->table_key};
     enum err_code code = ledger_each(tx, &q, see_owner, &s, err);
     *ret = s.owner;
@@ -188,6 +199,11 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
         return err->code;
     if (ledger_version_sized(tx, row->id, row->file.size, &item->want_hash, err) != ERR_NONE)
         return err->code;
+    if (flow->dest->ops->keeps_checkpoints) {
+        char key[CHECKPOINT_KEY_MAX];
+        if (ledger_meta_get(tx, checkpoint_key(row->load_key, key), &c->arena, &item->checkpoint, err) != ERR_NONE)
+            return err->code;
+    }
     item->want_hash = item->want_hash || (row->was_loaded && flow->plan.mode == MODE_APPEND);
     c->count++;
     return ERR_NONE;
@@ -353,6 +369,8 @@ static void tell_ended(const struct claim *c)
         if (row->state != STATE_QUARANTINED && row->state != STATE_SKIPPED)
             continue;
         c->outlet->world->engine->totals[row->state]++;
+        if (c->outlet->world->engine->quiet)
+            continue;
         if (row->state == STATE_QUARANTINED)
             log_write(LOG_ERROR, &about, "quarantined: %s", row->reason);
         else
@@ -375,6 +393,7 @@ size_t claim_start_jobs(struct claim *c)
         job->is_drop = item->is_drop;
         job->is_carry = item->is_carry;
         job->want_hash = item->want_hash;
+        job->load.checkpoint = arena_strdup(&job->arena, item->checkpoint != NULL ? item->checkpoint : "");
         take_expected(job, item);
         started++;
         job_start(job);

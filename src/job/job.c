@@ -42,6 +42,8 @@ static void run(struct job *job, step_fn *step)
         job_free(job);
 }
 
+static void next_turn(struct job *done);
+
 /* The only place that writes job->state after the start; also the one line of trace per move. */
 static enum next go(struct job *job, enum job_state to)
 {
@@ -49,7 +51,10 @@ static enum next go(struct job *job, enum job_state to)
     struct log_about about = {.flow = job->row.flow, .file = job->row.path};
     if (log_wants(LOG_DEBUG))
         log_write(LOG_DEBUG, &about, "%s -> %s", states[job->state].name, states[to].name);
+    bool had_not_begun = job->state == JOB_OPENING || job->state == JOB_CHECKING || job->state == JOB_LOADING;
     job->state = to;
+    if (to == JOB_RECORDING && had_not_begun)
+        next_turn(job);
     return AGAIN;
 }
 
@@ -100,6 +105,8 @@ static enum next retries(struct job *job, enum retry_class class)
         return ends(job, STATE_QUARANTINED, "given up after %lld tries; last: %s", (long long)job->row.tries,
                     job->err.text);
     uint64_t wait = backoff_ms(job->engine, r, job->row.tries);
+    if (wait < job->load.retry_after_ms)
+        wait = job->load.retry_after_ms;
     job->next_try_ms = now + (int64_t)wait;
     return ends(job, STATE_RETRYING, "%s", job->err.text);
 }
@@ -133,9 +140,12 @@ static enum next fails_to_open(struct job *job)
         return changed_meanwhile(job);
     case ERR_STOPPED:
         return goes_back(job);
+    case ERR_INPUT:
+        if (job->is_missing) /* deleted or renamed a moment ago: its event or settle's look tells what became of it */
+            return ends(job, STATE_SETTLING, "gone when it was opened");
+        break;
     case ERR_NONE:
     case ERR_CONFIG:
-    case ERR_INPUT:
     case ERR_REMOTE:
     case ERR_DENIED:
     case ERR_SYSTEM:
@@ -274,10 +284,47 @@ static void on_load_finished(struct load *load)
     job_resume(job);
 }
 
+/* Files are opened at the same time, small ones are ready first; but a table takes them in the order of their claim. */
+static bool is_turn_of_another(const struct job *job)
+{
+    const struct job *older;
+    for (older = job->engine->jobs; older != NULL && older != job; older = older->next) {
+        if (older->outlet != job->outlet || older->is_drop || older->is_finish_only ||
+            strcmp(older->row.table_key, job->row.table_key) != 0)
+            continue;
+        if (older->state == JOB_OPENING || older->state == JOB_CHECKING || (older->state == JOB_LOADING && older->waits_for_turn))
+            return true;
+    }
+    return false;
+}
+
+/* DONE has begun or ended: those that waited for it may begin. */
+static void next_turn(struct job *done)
+{
+    struct job *job;
+    do {
+        for (job = done->engine->jobs; job != NULL; job = job->next)
+            if (job->waits_for_turn && job->outlet == done->outlet &&
+                strcmp(job->row.table_key, done->row.table_key) == 0 && !is_turn_of_another(job))
+                break;
+        if (job != NULL) {
+            job->waits_for_turn = false;
+            run(job, states[job->state].enter);
+        }
+    } while (job != NULL);
+}
+
 static enum next enter_loading(struct job *job)
 {
     struct load *load = &job->load;
     const struct dest_ops *ops = job->outlet->config->ops;
+    job->waits_for_turn = !job->is_drop && is_turn_of_another(job);
+    if (job->waits_for_turn)
+        return WAIT;
+    if (job->abandon)
+        return changed_meanwhile(job);
+    if (job->engine->is_draining && !job->is_drop)
+        return goes_back(job);
     bool drops = job->flow->on_delete != ON_DELETE_EMPTY;
     load->what = !job->is_drop ? LOAD_FILE : job->is_carry ? LOAD_CARRY : drops ? LOAD_DROP : LOAD_EMPTY;
     if (job->is_carry) {
@@ -296,6 +343,7 @@ static enum next enter_loading(struct job *job)
     if (job->has_hash)
         memcpy(load->hash, job->hash, sizeof load->hash);
     load->still_current = load_still_current;
+    load->save = checkpoint_save;
     load->finished = on_load_finished;
     load->owner = job;
     load->receipt.dest_rows = -1;
@@ -303,6 +351,8 @@ static enum next enter_loading(struct job *job)
     if (ops->begin(job->outlet->state, load, &job->err) != ERR_NONE)
         return answer_loading(job);
     job->is_begun = true;
+    if (!job->is_drop)
+        next_turn(job);
     return WAIT;
 }
 
@@ -435,6 +485,9 @@ static void say_end(struct job *job)
 {
     struct log_about about = {.flow = job->row.flow, .file = job->row.path, .dest = job->outlet->config->name};
     char took[32], size[32];
+    bool is_end = job->end == STATE_LOADED || job->end == STATE_SKIPPED || job->end == STATE_QUARANTINED;
+    if (job->engine->quiet && is_end && !job->is_drop)
+        return;
     text_format_duration((uint64_t)(clock_wall_ms() - job->started_ms), took, sizeof took);
     text_format_size(job->receipt.bytes, size, sizeof size);
     switch (job->end) {
@@ -476,6 +529,13 @@ static void say_end(struct job *job)
     }
 }
 
+/* After a reload the scan of the new world may have come by while this job still had the file. */
+static struct intake *present_intake(const struct job *job)
+{
+    struct world *w = job->engine->world;
+    return w != NULL && w != job->world ? intake_of(w, job->row.source) : job->intake;
+}
+
 static enum next answer_recording(struct job *job)
 {
     if (job->err.code != ERR_NONE)
@@ -491,7 +551,7 @@ static enum next answer_recording(struct job *job)
         job->rejects = NULL;
     }
     if (job->end == STATE_SETTLING && job->next_try_ms == 0)
-        intake_settle_again(job->intake, job->row.path, &job->row.file);
+        intake_settle_again(present_intake(job), job->row.path, &job->row.file);
     if (job->action == FINISH_NONE && !job->write_note && !job->clear_note)
         return OVER;
     return go(job, JOB_FINISHING);
@@ -541,7 +601,7 @@ static enum next answer_closing(struct job *job)
     if (job->err.code != ERR_NONE)
         return try_again_later(job);
     if (job->finish_changed)
-        intake_settle_again(job->intake, job->row.path, &job->row.file);
+        intake_settle_again(present_intake(job), job->row.path, &job->row.file);
     return OVER;
 }
 
@@ -615,6 +675,7 @@ void job_free(struct job *job)
     if (job->fd >= 0)
         close(job->fd);
     DL_DELETE(e->jobs, job);
+    next_turn(job);
     e->job_count--;
     o->in_flight--;
     o->in_flight_bytes -= job->row.file.size;

@@ -113,6 +113,8 @@ struct outlet {
     bool claim_again;
     bool on_probation;         /* one load at a time until one works */
     bool is_empty;             /* the last claim found nothing due */
+    char identity[sizeof ((struct dest_health *)0)->identity]; /* as the ledger was asked about last */
+    bool is_learning;          /* the ledger is asked whether this is the destination it knows */
     bool identity_known;
     unsigned in_flight;
     uint64_t in_flight_bytes;
@@ -161,6 +163,9 @@ struct job {
     bool waits_for_turn;        /* LOADING: an older one for the same table has not begun */
 
     struct load load;
+    void (*saved)(struct load *load, const struct err *err); /* a checkpoint is on its way to the ledger */
+    const char *saving;
+    bool has_checkpoint;
     bool is_begun;              /* the driver has it */
 
     /* how it ended */
@@ -194,6 +199,7 @@ struct engine {
     unsigned job_count;
     char *instance;
     bool once;
+    bool quiet;
     bool no_sources;
     bool is_draining;
     bool is_closed;
@@ -215,7 +221,6 @@ struct engine {
         char value[64];
     } *roots;                   /* identities of the sources' roots, as the ledger has them */
     size_t root_count;
-    uint64_t idle_waiting;
     bool ledger_trying;
     char **paused;              /* names of flows that reset has paused */
     size_t paused_count;
@@ -332,6 +337,11 @@ void job_free(struct job *job);
 uint64_t path_hash(const char *path);
 void job_resume(struct job *job);
 
+/* checkpoint.c: what a driver keeps between the remote steps of one load */
+#define CHECKPOINT_KEY_MAX 64
+const char *checkpoint_key(const char *load_key, char ret[CHECKPOINT_KEY_MAX]);
+enum err_code checkpoint_save(struct load *load, const char *text, void (*saved)(struct load *load, const struct err *err),
+                              struct err *err);
 /* record.c */
 enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err);
 enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err);

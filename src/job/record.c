@@ -192,8 +192,8 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
         row->reason = "";
         return ledger_put(tx, row, err);
     }
-    if (row->state != STATE_GONE || !row->drop_pending)
-        return ERR_NONE; /* the file came back meanwhile: its table is loaded anew */
+    if (row->state != STATE_GONE || !row->drop_pending || strcmp(row->load_key, job->row.load_key) != 0)
+        return ERR_NONE; /* the file came back meanwhile: its table is loaded anew, or another drop is owed by now */
     if (job->requeue)
         return ERR_NONE;
     if (job->end == STATE_RETRYING) {
@@ -209,7 +209,10 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
     if (job->reason[0] == '\0') {
         row->was_loaded = false;
         row->has_hash = false;
-        if (ledger_header_put(tx, row->dest, row->table_key, NULL, err) != ERR_NONE)
+        char newest[TABLE_NAME_MAX + 128];
+        newest_key(row->dest, row->table_key, newest, sizeof newest);
+        if (ledger_header_put(tx, row->dest, row->table_key, NULL, err) != ERR_NONE ||
+            ledger_meta_put(tx, newest, NULL, err) != ERR_NONE) /* it holds nothing: nothing in it is newer */
             return err->code;
     }
     if (ledger_put(tx, row, err) != ERR_NONE)
@@ -222,16 +225,16 @@ static void take_newer(struct job *job, struct ledger_row *row, char key[33], in
 {
     job->write_note = false;
     row->since_ms = now;
-    row->reason = "";
     row->tries = 0;
     row->failed_ms = 0;
     row->next_try_ms = 0;
-    if (row->state == STATE_GONE) {
+    if (row->state == STATE_GONE) { /* its reason stays: it may name the file that must be loaded before the drop */
         row->drop_pending = row->was_loaded && job->flow->on_delete != ON_DELETE_IGNORE;
         engine_new_key(NULL, key);
         row->load_key = key;
         return;
     }
+    row->reason = "";
     row->state = STATE_QUEUED;
     if (job->end == STATE_LOADED || job->end == STATE_SKIPPED || job->end == STATE_QUARANTINED) {
         engine_new_key(NULL, key);
@@ -281,13 +284,40 @@ static enum err_code record_finish_only(struct ledger_tx *tx, struct job *job, s
     return ledger_put(tx, row, err);
 }
 
+static bool see_path(void *arg, const struct ledger_row *row)
+{
+    struct job *job = arg;
+    if (row->id == job->row.id) {
+        const char *path = arena_strdup(&job->arena, row->path);
+        if (path != NULL)
+            job->row.path = path;
+    }
+    return false;
+}
+
+/* The row of JOB, which may have been carried to another path since it was claimed; NULL: it is no more. */
+static enum err_code find_row(struct ledger_tx *tx, struct job *job, struct ledger_row **ret, struct err *err)
+{
+    if (ledger_get(tx, job->row.source, job->row.path, job->row.flow, &job->arena, ret, err) != ERR_NONE)
+        return err->code;
+    if (*ret != NULL && (*ret)->id == job->row.id)
+        return ERR_NONE;
+    const struct ledger_query q = {.source = job->row.source, .flow = job->row.flow, .after_id = job->row.id - 1, .limit = 1};
+    if (ledger_each(tx, &q, see_path, job, err) != ERR_NONE ||
+        ledger_get(tx, job->row.source, job->row.path, job->row.flow, &job->arena, ret, err) != ERR_NONE)
+        return err->code;
+    if (*ret != NULL && (*ret)->id != job->row.id)
+        *ret = NULL;
+    return ERR_NONE;
+}
+
 enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct job *job = arg;
     struct ledger_row *row;
-    if (ledger_get(tx, job->row.source, job->row.path, job->row.flow, &job->arena, &row, err) != ERR_NONE)
+    if (find_row(tx, job, &row, err) != ERR_NONE)
         return err->code;
-    if (row == NULL || row->id != job->row.id)
+    if (row == NULL)
         return ERR_NONE; /* forgotten by reset, or replaced by a rename */
     if (job->is_finish_only)
         return record_finish_only(tx, job, row, err);
@@ -300,6 +330,11 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
         return err->code;
     if (is_end && put_receipt(tx, job, row, err) != ERR_NONE)
         return err->code;
+    char checkpoint[CHECKPOINT_KEY_MAX];
+    bool had_checkpoint = job->has_checkpoint || (job->load.checkpoint != NULL && job->load.checkpoint[0] != '\0');
+    if (is_end && had_checkpoint &&
+        ledger_meta_put(tx, checkpoint_key(job->row.load_key, checkpoint), NULL, err) != ERR_NONE)
+        return err->code;
     bool is_newer = row->state == STATE_GONE || !file_id_same(&row->file, &job->row.file);
     if (is_newer || job->load_again)
         take_newer(job, row, key, now);
@@ -310,9 +345,8 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
     row->finish_pending = row->finish_pending || job->clear_note;
     if (ledger_put(tx, row, err) != ERR_NONE)
         return err->code;
-    if (job->end == STATE_QUARANTINED && !row->was_loaded)
-        return release_owner(tx, row, err);
-    return ERR_NONE;
+    bool lets_go = row->state == STATE_GONE ? !row->drop_pending : job->end == STATE_QUARANTINED && !row->was_loaded;
+    return lets_go ? release_owner(tx, row, err) : ERR_NONE;
 }
 
 /* FINISHING is over: nothing is pending; where the file stayed after all, its absence later is a delete again. */

@@ -417,6 +417,36 @@ static void a_kill_after_the_commit_repeats_nothing(void **state)
     end(&f);
 }
 
+static void a_remote_step_that_was_begun_is_found_again_not_begun_twice(void **state)
+{
+    struct fixture f = {0};
+    (void)state;
+    begin(&f, "load: replace");
+    fake.walks = true;
+    write_file(&f, "a.csv", "x\n1\n");
+    start(&f);
+    uint64_t end_ms = clock_mono_ms() + 20000;
+    while (fake.log_count < 1 && clock_mono_ms() < end_ms)
+        uv_run(&f.loop, UV_RUN_NOWAIT);
+    fake.hold = true; /* saved, and then nothing: cut off */
+    for (int i = 0; i < 2000; i++)
+        uv_run(&f.loop, UV_RUN_NOWAIT);
+    stop_within(&f, 0);
+    fake.hold = false;
+    start(&f);
+    settle_all(&f);
+    assert_log(0, "started import 7");
+    assert_log(fake.log_count - 2, "found import 7");
+    assert_log(fake.log_count - 1, "load a.csv -> a (1 rows)");
+    stop(&f);
+    usleep(15000);
+    write_file(&f, "a.csv", "x\n2\n"); /* another version knows nothing of it */
+    start(&f);
+    settle_all(&f);
+    assert_log(fake.log_count - 2, "started import 7");
+    end(&f);
+}
+
 static void a_deleted_file_takes_its_table_along_only_where_asked(void **state)
 {
     struct fixture f = {0};
@@ -781,6 +811,7 @@ int main(void)
         cmocka_unit_test(three_failures_open_the_breaker_and_a_probe_closes_it),
         cmocka_unit_test(a_change_in_place_during_the_load_abandons_it_and_takes_the_new_version),
         cmocka_unit_test(a_kill_after_the_commit_repeats_nothing),
+        cmocka_unit_test(a_remote_step_that_was_begun_is_found_again_not_begun_twice),
         cmocka_unit_test(a_deleted_file_takes_its_table_along_only_where_asked),
         cmocka_unit_test(a_root_that_is_not_the_one_we_know_deletes_nothing),
         cmocka_unit_test(a_mass_delete_is_held_until_it_is_confirmed),
