@@ -103,7 +103,8 @@ struct explain {
     const char *given;           /* as typed */
     const char *absolute;        /* the same, absolute */
     bool is_running;             /* a daemon answers */
-    const char *memory;          /* what the engine knows; "" */
+    enum engine_note note;       /* what the engine's memory knows, and in words; "" */
+    const char *memory;
     const char *dests;           /* lines "NAME\tSTATE\treason…" of destinations that are not well; "" */
 };
 /* The absolute path of the folder that S watches; false: it is no folder. RET has PATH_MAX bytes. */

@@ -101,13 +101,18 @@ static void add_dest_trouble(struct buf *ret, const struct explain *x, const cha
     }
 }
 
-static void add_receipt(struct buf *ret, const struct ledger_receipt *r)
+/* TOLD: the reason that has been given already. */
+static void add_receipt(struct buf *ret, const struct ledger_receipt *r, const char *told)
 {
     buf_adds(ret, " Receipt of ");
     add_time(ret, r->at_ms);
     buf_printf(ret, ": %s", file_state_names[r->state]);
-    if (r->reason[0] != '\0')
+    if (r->reason[0] != '\0' && strcmp(r->reason, told) != 0)
         buf_printf(ret, " (%s)", r->reason);
+    if (r->state == STATE_QUARANTINED && r->receipt.parsed == 0) { /* nothing was loaded: there are no numbers */
+        buf_addc(ret, '.');
+        return;
+    }
     buf_printf(ret, ", %llu rows parsed = %llu inserted + %llu updated + %llu unchanged + %llu rejected, ",
                (unsigned long long)r->receipt.parsed, (unsigned long long)r->receipt.inserted,
                (unsigned long long)r->receipt.updated, (unsigned long long)r->receipt.unchanged,
@@ -123,7 +128,7 @@ static void add_receipt(struct buf *ret, const struct ledger_receipt *r)
 }
 
 struct last_receipt {
-    const char *source, *path;
+    const char *source, *told;
     struct buf *ret;
 };
 
@@ -132,7 +137,7 @@ static bool on_receipt(void *arg, const struct ledger_receipt *r)
     const struct last_receipt *l = arg;
     if (strcmp(r->source, l->source) != 0)
         return true;
-    add_receipt(l->ret, r);
+    add_receipt(l->ret, r, l->told);
     return false;
 }
 
@@ -192,7 +197,7 @@ static void add_row(struct buf *ret, const struct explain *x, const struct ledge
     }
     if (x->is_running && (row->state == STATE_QUEUED || row->state == STATE_RETRYING)) {
         add_dest_trouble(ret, x, row->dest);
-        if (strncmp(x->memory, "flow ", 5) == 0)
+        if (x->note == NOTE_PAUSED)
             buf_printf(ret, " The %s.", x->memory);
     }
     if (!x->is_running && (STATE_BIT(row->state) & (STATE_BIT(STATE_SEEN) | STATE_BIT(STATE_SETTLING) |
@@ -214,7 +219,7 @@ static bool tell_row(void *arg, const struct ledger_row *row)
     if (t->count++ > 0)
         buf_adds(t->ret, " It ");
     add_row(t->ret, t->x, row);
-    struct last_receipt last = {row->source, row->path, t->ret};
+    struct last_receipt last = {row->source, row->reason, t->ret};
     struct ledger_receipt_query query = {
         .flow = row->flow, .path = row->path, .source = row->source, .newest_first = true, .limit = 1};
     return ledger_receipts_each(t->tx, &query, on_receipt, &last, t->err) == ERR_NONE;
@@ -316,6 +321,10 @@ static void add_unseen(struct buf *ret, const struct explain *x, const struct co
         buf_printf(ret, "is a symbolic link that leads out of %s, to %s; such links are not followed.", root, real);
         return;
     }
+    if (taker != NULL && x->note == NOTE_PAUSED) {
+        buf_printf(ret, "is not loaded: %s.", x->memory);
+        return;
+    }
     if (taker != NULL) {
         buf_printf(ret, "would be taken by flow %s, but chute has not seen it yet: %s", taker->name,
                    x->is_running
@@ -388,17 +397,10 @@ static void add_roots(struct buf *ret, const struct config *c)
 /* What the engine's memory knows comes first, if it is about this very file: it is newer than the ledger. */
 static bool add_memory(struct buf *ret, const struct explain *x)
 {
-    const char *m = x->memory;
     /* a destination that is down and a flow that is paused matter to rows that wait: told with those */
-    if (m[0] == '\0' || strncmp(m, "destination ", 12) == 0 || strncmp(m, "flow ", 5) == 0)
+    if (x->note != NOTE_LOADING && x->note != NOTE_SETTLING)
         return false;
-    size_t length = strlen(m);
-    if (strncmp(m, "it is being loaded", 18) == 0)
-        buf_printf(ret, "%s", m + 3);
-    else
-        buf_printf(ret, "is settling: %s", m);
-    if (m[length - 1] != '.')
-        buf_addc(ret, '.');
+    buf_printf(ret, "%s%s.", x->note == NOTE_SETTLING ? "is settling: " : "", x->memory);
     return true;
 }
 
@@ -491,6 +493,15 @@ static enum err_code explain_offline(const struct command_context *c, struct exp
     return code;
 }
 
+/* Names of tables and columns come from files: nothing in them may steer a terminal. */
+static void print_safely(const char *text)
+{
+    size_t size = 4 * strlen(text) + 1;
+    char *shown = malloc(size);
+    puts(shown == NULL ? "out of memory" : text_printable(text, shown, size));
+    free(shown);
+}
+
 int command_explain(const struct command_context *c, const struct args *args)
 {
     char absolute[PATH_MAX];
@@ -507,16 +518,16 @@ int command_explain(const struct command_context *c, const struct args *args)
         json_object_object_add(request, "path", json_object_new_string(absolute));
         json_object_object_add(request, "given", json_object_new_string(args->operands[0]));
         if (line_ask(line, request, 10000, &answer, &err) == ERR_NONE)
-            puts(json_text(answer, "text"));
+            print_safely(json_text(answer, "text"));
         json_object_put(answer);
         json_object_put(request);
         line_close(line);
     } else {
         struct buf text;
         buf_init(&text);
-        struct explain x = {c->config, c->state, args->operands[0], absolute, false, "", ""};
+        struct explain x = {c->config, c->state, args->operands[0], absolute, false, NOTE_NONE, "", ""};
         if (explain_offline(c, &x, &text, &err) == ERR_NONE)
-            puts(text.data);
+            print_safely(text.data);
         buf_done(&text);
     }
     if (err.code != ERR_NONE)

@@ -67,14 +67,15 @@ static bool print_receipt(void *arg, const struct ledger_receipt *r)
     if (p->count++ == 0)
         printf("%-24s  %-11s  %10s  %10s  %8s  %10s  %9s  %5s  %-12s  %-20s  %s\n", "time", "state", "parsed", "loaded",
                "rejected", "bytes", "seconds", "tries", "flow", "table", "file");
-    char time[32], path[1024];
+    char time[32], path[1024], flow[256], table[1024], reason[1024];
     clock_format(r->at_ms, time, sizeof time);
     printf("%-24s  %-11s  %10llu  %10llu  %8llu  %10llu  %9.3f  %5lld  %-12s  %-20s  %s%s%s\n", time,
            file_state_names[r->state], (unsigned long long)r->receipt.parsed,
            (unsigned long long)(r->receipt.inserted + r->receipt.updated + r->receipt.unchanged),
            (unsigned long long)r->receipt.rejected, (unsigned long long)r->receipt.bytes, (double)r->duration_ms / 1000,
-           (long long)r->tries, r->flow, r->table, text_printable(r->path, path, sizeof path),
-           r->reason[0] != '\0' ? ": " : "", r->reason);
+           (long long)r->tries, text_printable(r->flow, flow, sizeof flow), text_printable(r->table, table, sizeof table),
+           text_printable(r->path, path, sizeof path), r->reason[0] != '\0' ? ": " : "",
+           text_printable(r->reason, reason, sizeof reason));
     return !ferror(stdout);
 }
 

@@ -302,6 +302,15 @@ static void print_unique(char *text)
     free(lines);
 }
 
+static bool is_flow(const struct config *config, const char *name)
+{
+    for (size_t i = 0; config != NULL && i < config->flow_count; i++) {
+        if (strcmp(config->flows[i].name, name) == 0)
+            return true;
+    }
+    return config == NULL; /* without one it can't be told */
+}
+
 /* Without --yes: what would happen. */
 static int preview_reset(const struct command_context *c, const char *flow)
 {
@@ -318,6 +327,8 @@ static int preview_reset(const struct command_context *c, const char *flow)
     ledger_tx_close(tx, false, &close_err);
     if (code != ERR_NONE) {
         say("%s", err.text);
+    } else if (tables.files == 0 && !is_flow(c->config, flow)) {
+        say("no flow is called %s, and chute has no files of one", flow);
     } else {
         say("reset %s would forget %llu files, drop the tables that chute made for them, and pause the flow until the "
             "next start or "

@@ -331,15 +331,12 @@ static void ask_explain(struct client *c, struct json_object *request)
         err_nomem(&err);
         goto fail;
     }
-    const char *memory = engine_explain(c->admin->engine, x->absolute, x->memory, sizeof x->memory);
-    if (memory == NULL || memory[0] == '\0')
-        memory = engine_explain(c->admin->engine, x->given, x->memory, sizeof x->memory);
-    if (memory == NULL)
-        memory = "";
-    if (memory != x->memory)
-        snprintf(x->memory, sizeof x->memory, "%s", memory);
+    enum engine_note note = engine_explain(c->admin->engine, x->absolute, x->memory, sizeof x->memory);
+    if (note == NOTE_NONE)
+        note = engine_explain(c->admin->engine, x->given, x->memory, sizeof x->memory);
     sick_dests(c->admin, &x->dests);
-    x->explain = (struct explain){x->config, x->config->state, x->given, x->absolute, true, x->memory, x->dests.data};
+    x->explain =
+        (struct explain){x->config, x->config->state, x->given, x->absolute, true, note, x->memory, x->dests.data};
     if (ledger_run(c->admin->ledger, run_explain, answer_explain, x, &err) != ERR_NONE)
         goto fail;
     c->question = &x->question;

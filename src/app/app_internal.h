@@ -50,6 +50,7 @@ struct daemon_options {
     bool once;                  /* end when all there is to do now is done */
     bool has_admin;             /* control socket and http */
     bool no_sources;            /* watch nothing: files come by engine_offer() */
+    bool quiet;                 /* the caller tells how each file ended */
     uint64_t deadline_ms;       /* 0 none */
     /* Once, when all is open, on the loop's thread; may be NULL. ERR: close again. */
     enum err_code (*on_open)(void *arg, struct daemon *d, struct err *err);

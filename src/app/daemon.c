@@ -330,7 +330,8 @@ static void on_idle(void *arg)
     struct daemon *d = arg;
     uint64_t totals[FILE_STATES];
     engine_totals(d->engine, totals);
-    bool is_fine = totals[STATE_QUARANTINED] == 0 && totals[STATE_RETRYING] == 0 && sources_were_read(d);
+    /* what was tried in vain has been loaded since, else this would not be idle */
+    bool is_fine = totals[STATE_QUARANTINED] == 0 && sources_were_read(d);
     daemon_stop(d, is_fine ? EXIT_FINE : EXIT_FAILED);
 }
 
@@ -371,6 +372,7 @@ static enum err_code open_rooms(struct daemon *d, struct err *err)
                                     .config = d->config,
                                     .ledger = d->ledger,
                                     .no_sources = d->options.no_sources,
+                                    .quiet = d->options.quiet,
                                     .once = d->options.once,
                                     .on_idle = d->options.once ? on_idle : NULL,
                                     .arg = d};

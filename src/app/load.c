@@ -13,14 +13,18 @@
 #include <unistd.h>
 
 #define BAR_MS 200
-#define DEADLINE_MS (10 * 60 * 1000)
+#define LOOK_MS 1000                  /* without a bar */
+#define STUCK_MS (10 * 60 * 1000ull) /* so long a destination that does not answer is waited for */
 
 struct loading {
     const char **paths; /* absolute, resolved */
     size_t count;
     uint64_t bytes; /* of all */
     uint64_t began_ms;
-    uv_timer_t *timer; /* NULL: no terminal */
+    uv_timer_t *timer;
+    bool has_bar;      /* standard error is a terminal */
+    uint64_t ended;    /* files, when last looked */
+    uint64_t waits_ms; /* monotonic: since when nothing is being loaded and no file has ended; 0 now is not such a time */
     struct daemon *daemon;
     const struct config_flow *flow;
     struct ledger_tx *tx; /* of forget() */
@@ -33,24 +37,13 @@ static void clear_bar(void)
     fflush(stderr);
 }
 
-static void draw_bar(struct loading *l)
+static void draw_bar(const struct loading *l, const struct engine_status *status)
 {
-    struct arena arena;
-    arena_init(&arena);
-    struct engine_status status;
-    struct err err = {0};
-    if (engine_status(daemon_engine(l->daemon), &arena, &status, &err) != ERR_NONE) {
-        arena_done(&arena);
-        return; /* the next one */
-    }
-    uint64_t done = 0, totals[FILE_STATES], files;
-    for (size_t i = 0; i < status.flow_count; i++)
-        done += status.flows[i].bytes;
-    for (size_t i = 0; i < status.job_count; i++)
-        done += status.jobs[i].bytes_done;
-    arena_done(&arena);
-    engine_totals(daemon_engine(l->daemon), totals);
-    files = totals[STATE_LOADED] + totals[STATE_SKIPPED] + totals[STATE_QUARANTINED];
+    uint64_t done = 0;
+    for (size_t i = 0; i < status->flow_count; i++)
+        done += status->flows[i].bytes;
+    for (size_t i = 0; i < status->job_count; i++)
+        done += status->jobs[i].bytes_done;
     if (done > l->bytes)
         done = l->bytes;
     double part = l->bytes == 0 ? 1 : (double)done / (double)l->bytes;
@@ -66,14 +59,50 @@ static void draw_bar(struct loading *l)
     fprintf(stderr, "\r\033[K[");
     for (int i = 0; i < room; i++)
         fputc(i < filled ? '#' : '.', stderr);
-    fprintf(stderr, "] %3d%%  %s/s  %s%s  %llu of %zu files", (int)(part * 100), rate, left,
-            left[0] != '\0' ? " left" : "", (unsigned long long)files, l->count);
+    /* back to the left: a line of the log that comes now begins there */
+    fprintf(stderr, "] %3d%%  %s/s  %s%s  %llu of %zu files\r", (int)(part * 100), rate, left,
+            left[0] != '\0' ? " left" : "", (unsigned long long)l->ended, l->count);
     fflush(stderr);
+}
+
+/*
+ * A file may take as long as it takes. What ends the wait is a destination that refuses us, or one that has not
+ * taken a file for STUCK_MS although none is being loaded.
+ */
+static bool is_in_vain(struct loading *l, const struct engine_status *status)
+{
+    uint64_t totals[FILE_STATES];
+    engine_totals(daemon_engine(l->daemon), totals);
+    uint64_t ended = totals[STATE_LOADED] + totals[STATE_SKIPPED] + totals[STATE_QUARANTINED];
+    bool has_ended = ended != l->ended, is_refused = false;
+    l->ended = ended;
+    if (status->job_count > 0 || has_ended) {
+        /* a try that fails at once is no progress: only an end starts the time anew */
+        if (has_ended)
+            l->waits_ms = 0;
+        return false;
+    }
+    for (size_t i = 0; i < status->dest_count; i++)
+        is_refused = is_refused || strcmp(status->dests[i].state, "blocked") == 0;
+    if (l->waits_ms == 0)
+        l->waits_ms = clock_mono_ms();
+    return is_refused || clock_mono_ms() - l->waits_ms >= STUCK_MS;
 }
 
 static void on_tick(uv_timer_t *timer)
 {
-    draw_bar(timer->data);
+    struct loading *l = timer->data;
+    struct arena arena;
+    struct engine_status status;
+    struct err err = {0};
+    arena_init(&arena);
+    if (engine_status(daemon_engine(l->daemon), &arena, &status, &err) == ERR_NONE) {
+        if (l->has_bar)
+            draw_bar(l, &status);
+        if (is_in_vain(l, &status))
+            daemon_stop(l->daemon, EXIT_FAILED);
+    }
+    arena_done(&arena);
 }
 
 static void free_timer(uv_handle_t *handle)
@@ -130,14 +159,13 @@ static enum err_code on_open(void *arg, struct daemon *d, struct err *err)
     struct loading *l = arg;
     l->daemon = d;
     l->began_ms = clock_mono_ms();
-    if (isatty(STDERR_FILENO)) {
-        l->timer = malloc(sizeof *l->timer);
-        if (l->timer == NULL)
-            return err_nomem(err);
-        uv_timer_init(daemon_loop(d), l->timer);
-        l->timer->data = l;
-        uv_timer_start(l->timer, on_tick, BAR_MS, BAR_MS);
-    }
+    l->has_bar = isatty(STDERR_FILENO);
+    l->timer = malloc(sizeof *l->timer);
+    if (l->timer == NULL)
+        return err_nomem(err);
+    uv_timer_init(daemon_loop(d), l->timer);
+    l->timer->data = l;
+    uv_timer_start(l->timer, on_tick, BAR_MS, l->has_bar ? BAR_MS : LOOK_MS);
     /* queued before the engine asks for its first row */
     return ledger_run(daemon_ledger(d), forget, on_forgotten, l, err);
 }
@@ -148,7 +176,8 @@ static void on_end(void *arg, struct daemon *d)
     (void)d;
     if (l->timer == NULL)
         return;
-    clear_bar();
+    if (l->has_bar)
+        clear_bar();
     uv_close((uv_handle_t *)l->timer, free_timer);
     l->timer = NULL;
 }
@@ -163,20 +192,20 @@ struct summary {
 static bool tell_receipt(void *arg, const struct ledger_receipt *r)
 {
     struct summary *s = arg;
-    char path[1024], bytes[32], time[32];
+    char path[1024], text[1024], bytes[32], time[32];
     text_printable(s->path, path, sizeof path);
     s->is_told = true;
     if (r->state != STATE_LOADED) {
         s->is_failed = r->state == STATE_QUARANTINED;
         fprintf(s->is_failed ? stderr : stdout, "%s: %s: %s\n", path, s->is_failed ? "not loaded" : "nothing to do",
-                r->reason);
+                text_printable(r->reason, text, sizeof text));
         return false;
     }
     text_format_size(r->receipt.bytes, bytes, sizeof bytes);
     text_format_duration((uint64_t)r->duration_ms, time, sizeof time);
     printf("%s: %llu rows, %s, %s, table %s", path,
            (unsigned long long)(r->receipt.inserted + r->receipt.updated + r->receipt.unchanged), bytes, time,
-           r->table);
+           text_printable(r->table, text, sizeof text));
     if (r->receipt.rejected > 0)
         printf(", %llu rows rejected", (unsigned long long)r->receipt.rejected);
     putchar('\n');
@@ -186,10 +215,11 @@ static bool tell_receipt(void *arg, const struct ledger_receipt *r)
 static bool tell_row(void *arg, const struct ledger_row *row)
 {
     struct summary *s = arg;
-    char path[1024];
+    char path[1024], reason[1024];
     s->is_told = s->is_failed = true;
     fprintf(stderr, "%s: not loaded, it is still %s%s%s\n", text_printable(s->path, path, sizeof path),
-            file_state_names[row->state], row->reason[0] != '\0' ? ": " : "", row->reason);
+            file_state_names[row->state], row->reason[0] != '\0' ? ": " : "",
+            text_printable(row->reason, reason, sizeof reason));
     return false;
 }
 
@@ -224,6 +254,15 @@ static size_t summarize(const struct loading *l, const char *state, int64_t sinc
 
 /* ---- the command ---- */
 
+static bool is_named(const struct loading *l, const char *path)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        if (strcmp(l->paths[i], path) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* The operands that are files into L; what is none is told. Returns how many are not. */
 static size_t find_files(const struct args *args, struct loading *l)
 {
@@ -231,6 +270,10 @@ static size_t find_files(const struct args *args, struct loading *l)
     for (int i = 0; i < args->operand_count; i++) {
         struct stat st;
         char *path = realpath(args->operands[i], NULL);
+        if (path != NULL && is_named(l, path)) {
+            free(path);
+            continue; /* once is enough */
+        }
         if (path == NULL || stat(path, &st) != 0) {
             tell("%s: %s", args->operands[i], strerror(errno));
         } else if (!S_ISREG(st.st_mode)) {
@@ -276,8 +319,8 @@ static int load_files(const struct args *args, struct loading *l)
                                      .file = "",
                                      .state_override = quick.state,
                                      .no_sources = true,
+                                     .quiet = true,
                                      .once = true,
-                                     .deadline_ms = DEADLINE_MS,
                                      .on_open = on_open,
                                      .on_end = on_end,
                                      .arg = l};

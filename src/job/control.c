@@ -209,12 +209,34 @@ static const char *below_root(const struct intake *in, const char *path)
     return rel;
 }
 
-const char *engine_explain(struct engine *e, const char *path, char *ret, size_t size)
+/* What holds up the flows of IN that take the file REL. */
+static enum engine_note explain_flows(struct engine *e, const struct intake *in, const char *rel, char *ret, size_t size)
 {
+    for (size_t f = 0; f < in->flow_count; f++) {
+        if (!config_flow_takes(in->flows[f], rel))
+            continue;
+        for (size_t d = 0; d < e->world->outlet_count; d++) {
+            const struct outlet *o = &e->world->outlets[d];
+            if (o->config != in->flows[f]->dest || (o->health != OUTLET_DOWN && o->health != OUTLET_BLOCKED))
+                continue;
+            snprintf(ret, size, "destination %s is %s: %s", o->config->name, outlet_words[o->health], o->reason);
+            return NOTE_DEST;
+        }
+        if (engine_flow_paused(e, in->flows[f]->name)) {
+            snprintf(ret, size, "flow %s is paused since it was reset; chute retry --all starts it again", in->flows[f]->name);
+            return NOTE_PAUSED;
+        }
+    }
+    return NOTE_NONE;
+}
+
+enum engine_note engine_explain(struct engine *e, const char *path, char *ret, size_t size)
+{
+    enum engine_note note = NOTE_NONE;
     ret[0] = '\0';
     if (e->world == NULL)
-        return ret;
-    for (size_t i = 0; i < e->world->intake_count; i++) {
+        return note;
+    for (size_t i = 0; i < e->world->intake_count && note == NOTE_NONE; i++) {
         struct intake *in = &e->world->intakes[i];
         const char *rel = below_root(in, path);
         if (rel == NULL)
@@ -222,27 +244,19 @@ const char *engine_explain(struct engine *e, const char *path, char *ret, size_t
         struct job *job;
         DL_FOREACH(e->jobs, job)
         {
-            if (job->intake == in && strcmp(job->row.path, rel) == 0)
-                snprintf(ret, size, "it is being loaded into %s right now (%llu of %llu bytes)", job->outlet->config->name,
-                         (unsigned long long)(job->rows != NULL ? atomic_load(&job->rows->bytes_done) : 0),
-                         (unsigned long long)job->row.file.size);
-        }
-        char waits[256];
-        if (ret[0] == '\0' && in->settle != NULL && settle_explain(in->settle, rel, waits, sizeof waits) != NULL)
-            snprintf(ret, size, "%s", waits);
-        for (size_t f = 0; f < in->flow_count && ret[0] == '\0'; f++) {
-            if (!config_flow_takes(in->flows[f], rel))
+            if (job->intake != in || strcmp(job->row.path, rel) != 0)
                 continue;
-            for (size_t d = 0; d < e->world->outlet_count; d++) {
-                const struct outlet *o = &e->world->outlets[d];
-                if (o->config == in->flows[f]->dest && (o->health == OUTLET_DOWN || o->health == OUTLET_BLOCKED))
-                    snprintf(ret, size, "destination %s is %s: %s", o->config->name, outlet_words[o->health], o->reason);
-            }
-            if (ret[0] == '\0' && engine_flow_paused(e, in->flows[f]->name))
-                snprintf(ret, size, "flow %s is paused since it was reset; chute retry --all starts it again", in->flows[f]->name);
+            snprintf(ret, size, "is being loaded into %s right now (%llu of %llu bytes)", job->outlet->config->name,
+                     (unsigned long long)(job->rows != NULL ? atomic_load(&job->rows->bytes_done) : 0),
+                     (unsigned long long)job->row.file.size);
+            note = NOTE_LOADING;
         }
+        if (note == NOTE_NONE && in->settle != NULL && settle_explain(in->settle, rel, ret, size) != NULL)
+            note = NOTE_SETTLING;
+        if (note == NOTE_NONE)
+            note = explain_flows(e, in, rel, ret, size);
     }
-    return ret;
+    return note;
 }
 
 /* ---- retry ---- */

@@ -368,6 +368,7 @@ enum err_code engine_open(const struct engine_options *options, struct engine **
     e->loop = options->loop;
     e->ledger = options->ledger;
     e->once = options->once;
+    e->quiet = options->quiet;
     e->no_sources = options->no_sources;
     e->on_idle = options->on_idle;
     e->arg = options->arg;

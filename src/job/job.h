@@ -94,14 +94,23 @@ enum err_code engine_retry_deletes(struct engine *e, engine_count_cb *cb, void *
 /* Drop what FLOW made, forget its files, pause it. TEXT: what was dropped, a line per table; borrowed for the call. */
 typedef void engine_text_cb(void *arg, const char *text, const struct err *err);
 enum err_code engine_reset(struct engine *e, const char *flow, engine_text_cb *cb, void *arg, struct err *err);
-/* What memory knows about an absolute or relative path that the ledger does not: waiting to settle, loading now, destination down; "" nothing. */
-const char *engine_explain(struct engine *e, const char *path, char *ret, size_t size);
+/* What memory knows about a file that the ledger does not; the first that is true. */
+enum engine_note {
+    NOTE_NONE,     /* nothing */
+    NOTE_LOADING,  /* being loaded now */
+    NOTE_SETTLING, /* not known to be whole yet */
+    NOTE_DEST,     /* its destination is down or blocked */
+    NOTE_PAUSED,   /* its flow was reset */
+};
+/* About an absolute or relative path; RET gets a sentence without its first word and full stop ("" for NOTE_NONE), such as "flow F is paused …". */
+enum engine_note engine_explain(struct engine *e, const char *path, char *ret, size_t size);
 
 struct engine_options {
     uv_loop_t *loop;
     struct config *config;        /* takes a reference */
     struct ledger *ledger;
     bool no_sources;              /* watch nothing: files come by engine_offer() */
+    bool quiet;                   /* the caller tells how each file ended: only what concerns no single file is logged */
     bool once;                    /* run --once or load: on_idle is called when all there is to do now is done */
     void (*on_idle)(void *arg);
     void *arg;

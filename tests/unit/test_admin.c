@@ -98,11 +98,12 @@ enum err_code engine_reset(struct engine *e, const char *flow, engine_text_cb *c
     return ERR_NONE;
 }
 
-const char *engine_explain(struct engine *e, const char *path, char *ret, size_t size)
+enum engine_note engine_explain(struct engine *e, const char *path, char *ret, size_t size)
 {
     (void)e;
-    snprintf(ret, size, "%s", strstr(path, "open.csv") != NULL ? "its writer still has it open" : "");
-    return ret;
+    bool is_open = strstr(path, "open.csv") != NULL;
+    snprintf(ret, size, "%s", is_open ? "its writer still has it open" : "");
+    return is_open ? NOTE_SETTLING : NOTE_NONE;
 }
 
 /* The answers, on a later turn. */
