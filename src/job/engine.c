@@ -449,17 +449,50 @@ void engine_remember_root(struct engine *e, const struct intake *in)
 
 /* ---- idle, drain, close ---- */
 
+struct idle_work {
+    struct engine *e;
+    struct world *world;
+    struct ledger_tx *tx;
+    struct err *err;
+    struct arena arena;
+    uint64_t waiting;
+};
+
+/* A drop is still to do, unless its flow is no more, or it waits for a file that is in quarantine. */
+static bool count_drop(void *arg, const struct ledger_row *row)
+{
+    struct idle_work *work = arg;
+    const struct config_flow *flow = config_flow_named(work->world->config, row->flow);
+    struct ledger_row *next = NULL;
+    if (flow == NULL || strcmp(flow->dest->name, row->dest) != 0)
+        return true;
+    if (strncmp(row->reason, RENAMED_PREFIX, strlen(RENAMED_PREFIX)) == 0 &&
+        ledger_get(work->tx, row->source, row->reason + strlen(RENAMED_PREFIX), row->flow, &work->arena, &next, work->err) != ERR_NONE)
+        return false;
+    work->waiting += next == NULL || next->state != STATE_QUARANTINED;
+    return true;
+}
+
+/* Rows of flows that were taken out of the configuration wait for nobody. */
 static enum err_code idle_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
-    struct engine *e = arg;
-    uint64_t waiting = 0, drops = 0;
-    const struct ledger_query q = {.states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) | STATE_BIT(STATE_RETRYING) |
-                                             STATE_BIT(STATE_SETTLING)};
+    struct idle_work *work = arg;
+    const struct config *config = work->world->config;
+    work->tx = tx;
+    work->err = err;
+    work->waiting = 0;
+    for (size_t i = 0; i < config->flow_count; i++) {
+        uint64_t waiting = 0;
+        const struct ledger_query q = {.flow = config->flows[i].name, .dest = config->flows[i].dest->name,
+                                       .states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) |
+                                                 STATE_BIT(STATE_RETRYING) | STATE_BIT(STATE_SETTLING)};
+        if (ledger_count(tx, &q, &waiting, err) != ERR_NONE)
+            return err->code;
+        work->waiting += waiting;
+    }
     const struct ledger_query d = {.drop_pending = true};
-    if (ledger_count(tx, &q, &waiting, err) != ERR_NONE || ledger_count(tx, &d, &drops, err) != ERR_NONE)
-        return err->code;
-    e->idle_waiting = waiting + drops;
-    return ERR_NONE;
+    enum err_code code = ledger_each(tx, &d, count_drop, work, err);
+    return code != ERR_NONE ? code : err->code;
 }
 
 static bool is_quiet(const struct engine *e)
@@ -477,17 +510,23 @@ static bool is_quiet(const struct engine *e)
 
 static void on_idle_checked(void *arg, const struct err *err)
 {
-    struct engine *e = arg;
+    struct idle_work *work = arg;
+    struct engine *e = work->e;
+    struct world *w = work->world;
+    uint64_t waiting = work->waiting;
+    arena_done(&work->arena);
+    free(work);
     e->is_idle_checking = false;
     bool again = e->idle_again;
     e->idle_again = false;
-    if (err == NULL && e->idle_waiting == 0 && !again && is_quiet(e) && !e->idle_told && !e->is_draining) {
+    if (err == NULL && waiting == 0 && !again && is_quiet(e) && !e->idle_told && !e->is_draining) {
         e->idle_told = true;
         if (e->on_idle != NULL)
             e->on_idle(e->arg);
     } else if (again) {
         engine_check_idle(e);
     }
+    world_release(w);
     engine_answered(e);
 }
 
@@ -500,9 +539,19 @@ void engine_check_idle(struct engine *e)
         e->idle_again = true;
         return;
     }
+    struct idle_work *work = is_quiet(e) ? calloc(1, sizeof *work) : NULL;
     struct err err = {0};
-    if (is_quiet(e) && engine_ask(e, idle_fn, on_idle_checked, e, &err) == ERR_NONE)
-        e->is_idle_checking = true;
+    if (work == NULL)
+        return;
+    arena_init(&work->arena);
+    work->e = e;
+    work->world = e->world;
+    if (engine_ask(e, idle_fn, on_idle_checked, work, &err) != ERR_NONE) {
+        free(work);
+        return;
+    }
+    e->is_idle_checking = true;
+    world_hold(work->world);
 }
 
 static void check_drained(struct engine *e)

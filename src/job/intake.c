@@ -40,7 +40,7 @@ void intake_lost(struct intake *in)
 
 /* ---- a whole version goes into the ledger ---- */
 
-static bool is_unended(enum file_state s)
+bool is_unended(enum file_state s)
 {
     return s == STATE_QUEUED || s == STATE_LOADING || s == STATE_RETRYING || s == STATE_SETTLING || s == STATE_SEEN;
 }
@@ -54,6 +54,15 @@ static enum err_code tell_overtaken(struct ledger_tx *tx, const struct ledger_ro
         .receipt = {.dest_rows = -1, .bytes = row->file.size}, .tries = row->tries,
     };
     return ledger_receipt_put(tx, &r, err);
+}
+
+/* The next ledger_put() makes the row anew; what it has loaded went with the old one. */
+static enum err_code forget_versions(struct ledger_tx *tx, struct ledger_row *row, struct err *err)
+{
+    if (ledger_delete(tx, row->id, err) != ERR_NONE)
+        return err->code;
+    row->has_hash = false;
+    return ERR_NONE;
 }
 
 enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct config_flow *flow, const char *path,
@@ -84,13 +93,19 @@ enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct
     /* A file that chute or the user took away and that comes back is a new one, not a changed one; what it loaded stays known. */
     if (row->state == STATE_GONE || row->taken_by_us) {
         bool table_stays = flow->plan.mode == MODE_REPLACE && row->state != STATE_GONE;
-        row->was_loaded = row->was_loaded && (table_stays || row->drop_pending);
+        bool drop_owed = row->state == STATE_GONE && row->drop_pending;
+        row->was_loaded = row->was_loaded && (table_stays || (drop_owed && flow->plan.mode != MODE_APPEND));
         row->drop_pending = false;
+        /* Whether that drop has happened only the destination knows: nothing here may say "already loaded". */
+        if (drop_owed && (code = forget_versions(tx, row, err)) != ERR_NONE)
+            goto free_arena;
     }
     /* The key of a version that has not ended stays: the destination may have committed under it (DESIGN.md). */
     if (is_new || !is_unended(row->state))
         row->load_key = new_key;
-    row->reason = "";
+    bool owes_carry = !is_new && row->drop_pending && strncmp(row->reason, CARRIED_PREFIX, strlen(CARRIED_PREFIX)) == 0;
+    if (!owes_carry)
+        row->reason = "";
     if (!is_new && row->state == STATE_QUARANTINED) {
         snprintf(again, sizeof again, AGAIN_PREFIX "a new version");
         row->reason = again;
@@ -302,9 +317,11 @@ static void on_found(void *arg, const struct found *found)
     case FOUND_FOLDER:
         break;
     case FOUND_FOLDER_RENAMED:
+        note_to_settle(in, found); /* what waits there waits on under its new name */
         intake_renamed(in, found->from, found->path, true);
         break;
     case FOUND_FOLDER_GONE:
+        note_to_settle(in, found);
         sweep_start(in, found->path, true);
         break;
     case FOUND_GONE:

@@ -512,6 +512,8 @@ static void say_end(struct job *job)
             log_write(LOG_INFO, &about, "%s: what it loaded into %s stays its own", job->row.reason, job->row.table);
         else if (job->is_drop && job->reason[0] != '\0')
             log_write(LOG_ERROR, &about, "file deleted, but its table stays: %s", job->reason);
+        else if (job->is_drop && strcmp(job->load.receipt.dest_id, "kept") == 0)
+            log_write(LOG_DEBUG, &about, "file deleted: there is no table %s of ours to drop", job->row.table);
         else if (job->is_drop)
             log_write(LOG_INFO, &about, "file deleted: %s %s",
                       job->flow->on_delete == ON_DELETE_EMPTY ? "emptied" : "dropped", job->row.table);

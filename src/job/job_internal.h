@@ -272,6 +272,7 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
                          int64_t now_ms, struct err *err);
 /* In a ledger transaction: those quarantined because OWNER had their table are queued again. */
 enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err);
+bool is_unended(enum file_state s);
 const struct config_flow *config_flow_named(const struct config *config, const char *name);
 /* Table name and key of PATH in FLOW; ERR_INPUT: can't be made legal. */
 enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size, struct err *err);

@@ -134,6 +134,7 @@ void open_run(struct work *work)
     if (check_claim(job) != ERR_NONE)
         return;
     job->fd = open_file(job);
+    job->is_missing = job->fd < 0 && job->err.code == ERR_INPUT && job->intake->settle != NULL;
     if (job->fd < 0 || still_the_version(job->fd, &job->row.file, &job->err) != ERR_NONE)
         return;
     if (job->row.file.size > 0 && job->want_hash) {

@@ -75,8 +75,17 @@ static void probe_later(struct outlet *o)
     wake_in(o, wait);
 }
 
+static void learn_identity(struct outlet *o);
+
 void outlet_answered(struct outlet *o)
 {
+    struct dest_health health;
+    memset(&health, 0, sizeof health);
+    o->config->ops->health(o->state, &health);
+    if (o->identity_known && health.identity[0] != '\0' && strcmp(health.identity, o->identity) != 0 && !o->world->is_stopping) {
+        o->identity_known = false; /* replaced under our feet: nothing is claimed before the ledger has drawn its conclusions */
+        learn_identity(o);
+    }
     o->answered_ms = clock_wall_ms();
     o->failures = 0;
     o->on_probation = false;
@@ -102,10 +111,7 @@ void outlet_failed(struct outlet *o, const struct err *err)
 static enum err_code identity_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct outlet *o = arg;
-    struct dest_health health;
-    memset(&health, 0, sizeof health);
-    o->config->ops->health(o->state, &health);
-    if (health.identity[0] == '\0')
+    if (o->identity[0] == '\0')
         return ERR_NONE;
     char key[256];
     snprintf(key, sizeof key, "identity:%s", o->config->name);
@@ -113,11 +119,11 @@ static enum err_code identity_fn(struct ledger_tx *tx, void *arg, struct err *er
     arena_init(&arena);
     const char *known = NULL;
     enum err_code code = ledger_meta_get(tx, key, &arena, &known, err);
-    bool is_other = code == ERR_NONE && known != NULL && strcmp(known, health.identity) != 0;
+    bool is_other = code == ERR_NONE && known != NULL && strcmp(known, o->identity) != 0;
     if (is_other)
         code = requeue_destination(tx, o->world->config, o->config->name, err);
     if (code == ERR_NONE && (known == NULL || is_other))
-        code = ledger_meta_put(tx, key, health.identity, err);
+        code = ledger_meta_put(tx, key, o->identity, err);
     if (code == ERR_NONE && is_other)
         log_warn("destination %s is another database than before (restored or made anew): the files that are still "
                  "there are loaded again", o->config->name);
@@ -129,21 +135,31 @@ static void on_identity(void *arg, const struct err *err)
 {
     struct outlet *o = arg;
     struct world *w = o->world;
-    if (err != NULL)
-        engine_ledger_failed(w->engine);
-    else
+    o->is_learning = false;
+    if (err != NULL) {
+        engine_ledger_failed(w->engine); /* pumps when it works again */
+    } else {
         o->identity_known = true;
-    outlet_pump(o);
+        outlet_pump(o);
+    }
     world_release(w);
 }
 
 static void learn_identity(struct outlet *o)
 {
     struct err err = {0};
+    struct dest_health health;
+    if (o->is_learning)
+        return;
+    memset(&health, 0, sizeof health);
+    o->config->ops->health(o->state, &health);
+    memcpy(o->identity, health.identity, sizeof o->identity);
     world_hold(o->world);
+    o->is_learning = true;
     if (ledger_run(o->world->engine->ledger, identity_fn, on_identity, o, &err) != ERR_NONE) {
+        o->is_learning = false;
         world_release(o->world);
-        probe_later(o);
+        engine_ledger_failed(o->world->engine);
     }
 }
 
@@ -231,9 +247,12 @@ void outlet_pump(struct outlet *o)
 {
     struct world *w = o->world;
     struct engine *e = w->engine;
-    if (w->is_stopping || e->is_draining || e->old != NULL || o->health != OUTLET_OK || !o->identity_known ||
-        ledger_problem(e->ledger)[0] != '\0')
+    if (w->is_stopping || e->is_draining || e->old != NULL || o->health != OUTLET_OK || ledger_problem(e->ledger)[0] != '\0')
         return;
+    if (!o->identity_known) { /* the ledger could not be asked before */
+        learn_identity(o);
+        return;
+    }
     if (o->is_claiming) {
         o->claim_again = true;
         return;

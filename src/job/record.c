@@ -204,7 +204,8 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
     row->drop_pending = false;
     row->reason = job->reason;
     row->since_ms = clock_wall_ms();
-    if (put_receipt(tx, job, row, err) != ERR_NONE)
+    bool held_nothing = !row->was_loaded && strcmp(job->load.receipt.dest_id, "kept") == 0;
+    if (!held_nothing && put_receipt(tx, job, row, err) != ERR_NONE)
         return err->code;
     if (job->reason[0] == '\0') {
         row->was_loaded = false;

@@ -252,32 +252,32 @@ struct requeue {
 static bool requeue_row(void *arg, const struct ledger_row *row)
 {
     struct requeue *q = arg;
-    const struct config_flow *flow = config_flow_named(q->config, row->flow);
     struct ledger_row next = *row;
-    char key[33];
-    if (flow == NULL || row->taken_by_us)
-        return true;
-    engine_new_key(NULL, key);
-    next.state = STATE_QUEUED;
-    next.reason = "";
-    next.load_key = key;
+    char key[33], newest[TABLE_NAME_MAX + 128];
+    bool is_loaded = row->state == STATE_LOADED || row->state == STATE_SKIPPED;
+    if (is_loaded && !row->taken_by_us && config_flow_named(q->config, row->flow) != NULL) {
+        engine_new_key(NULL, key);
+        next.state = STATE_QUEUED;
+        next.reason = "";
+        next.load_key = key;
+        next.drop_pending = false;
+        next.tries = 0;
+        next.failed_ms = 0;
+        next.next_try_ms = 0;
+        next.since_ms = next.seen_ms = clock_wall_ms();
+    }
     next.was_loaded = false;
     next.has_hash = false;
-    next.tries = 0;
-    next.failed_ms = 0;
-    next.next_try_ms = 0;
-    next.since_ms = next.seen_ms = clock_wall_ms();
-    /* What it loaded into the other database is no repeat here: forget its versions by making the row anew. */
-    if (ledger_delete(q->tx, row->id, q->err) != ERR_NONE)
-        return false;
-    next.id = 0;
-    return ledger_put(q->tx, &next, q->err) == ERR_NONE;
+    newest_key(row->dest, row->table_key, newest, sizeof newest);
+    /* What it loaded into the other database is no repeat here, whatever it waits for: its versions go with the row. */
+    return ledger_meta_put(q->tx, newest, NULL, q->err) == ERR_NONE && ledger_delete(q->tx, row->id, q->err) == ERR_NONE &&
+           ledger_put(q->tx, &next, q->err) == ERR_NONE;
 }
 
 enum err_code requeue_destination(struct ledger_tx *tx, const struct config *config, const char *dest, struct err *err)
 {
     struct requeue r = {.tx = tx, .config = config, .err = err};
-    const struct ledger_query q = {.dest = dest, .states = STATE_BIT(STATE_LOADED) | STATE_BIT(STATE_SKIPPED)};
+    const struct ledger_query q = {.dest = dest};
     enum err_code code = ledger_each(tx, &q, requeue_row, &r, err);
     return code != ERR_NONE ? code : err->code;
 }

@@ -18,8 +18,11 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
     const struct config_flow *flow = config_flow_named(config, row->flow);
     if (row->taken_by_us || row->state == STATE_GONE)
         return ERR_NONE;
-    /* While it loads, its destination may hold it any moment: a drop is owed, and waits for the job (claim.c). */
-    bool may_hold = row->was_loaded || row->state == STATE_LOADING;
+    /*
+     * While it loads, its destination may hold it any moment: a drop is owed, and waits for the job (claim.c). One that
+     * waits may have been committed before a kill cut off our record. Dropping what is not there is no error.
+     */
+    bool may_hold = row->was_loaded || is_unended(row->state);
     bool drops = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && may_hold && row->table[0] != '\0';
     row->finish_pending = row->state == STATE_QUARANTINED; /* its reason file goes too */
     row->state = STATE_GONE;
