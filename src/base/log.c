@@ -103,31 +103,30 @@ void log_redact(char *text)
     pthread_mutex_unlock(&state.lock);
 }
 
-static void add_secret(const char *text, size_t size)
+static bool add_secret(const char *text, size_t size)
 {
     size_t at = 0;
     for (size_t i = 0; i < state.secret_count; i++) {
         if (strcmp(state.secrets[i].text, text) == 0)
-            return;
+            return true;
         if (state.secrets[i].size >= size)
             at = i + 1;
     }
     char *copy = strdup(text);
     struct secret *more = copy == NULL ? NULL : realloc(state.secrets, (state.secret_count + 1) * sizeof *more);
-    if (more == NULL) { /* a secret that can't be hidden must not be printed: better to end here */
-        static const char last_words[] = "chute: out of memory while protecting a secret in the log\n";
-        if (write(STDERR_FILENO, last_words, sizeof last_words - 1) < 0)
-            errno = 0;
-        abort();
+    if (more == NULL) {
+        free(copy);
+        return false;
     }
     memmove(more + at + 1, more + at, (state.secret_count - at) * sizeof *more);
     more[at] = (struct secret){copy, size};
     state.secrets = more;
     state.secret_count++;
+    return true;
 }
 
 /* The way it looks inside a URL. */
-static void add_encoded(const char *secret)
+static bool add_encoded(const char *secret)
 {
     struct buf b;
     buf_init(&b);
@@ -139,20 +138,20 @@ static void add_encoded(const char *secret)
         else
             buf_printf(&b, "%%%02X", *p);
     }
-    if (!b.failed && strcmp(b.data, secret) != 0)
-        add_secret(b.data, b.size);
+    bool is_kept = !b.failed && (strcmp(b.data, secret) == 0 || add_secret(b.data, b.size));
     buf_done(&b);
+    return is_kept;
 }
 
-void log_secret(const char *secret)
+bool log_secret(const char *secret)
 {
     size_t n = strlen(secret);
     if (n < SECRET_MIN)
-        return;
+        return true;
     pthread_mutex_lock(&state.lock);
-    add_secret(secret, n);
-    add_encoded(secret);
+    bool is_kept = add_secret(secret, n) && add_encoded(secret);
     pthread_mutex_unlock(&state.lock);
+    return is_kept;
 }
 
 static void add_text_context(struct buf *b, const char *name, const char *value)

@@ -34,7 +34,8 @@ enum err_code log_open(const struct log_output *outputs, size_t count, struct er
 void log_reopen(void);   /* open files again by name (HUP, logrotate) */
 void log_flush(void);    /* tell repeats that wait */
 void log_close(void);    /* log_flush(), then back to plain stderr */
-void log_secret(const char *secret); /* copied; shorter than 4 bytes is ignored; also as it looks percent-encoded */
+/* Copied; shorter than 4 bytes is ignored; also as it looks percent-encoded. false: out of memory, it must not be used. */
+bool log_secret(const char *secret) __attribute__((warn_unused_result));
 void log_redact(char *text);         /* what the log does to a line, for other outputs; never longer than before */
 bool log_wants(enum log_level level);
 

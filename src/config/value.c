@@ -82,7 +82,8 @@ static void read_secret(struct reader *r, const struct node *node, const char *w
     const char *text = value_text(r, node, where);
     if (text == NULL)
         return;
-    log_secret(text);
+    if (!log_secret(text)) /* what can't be hidden from the log is not used */
+        reader_nomem(r);
     *ret = text;
 }
 
@@ -123,7 +124,8 @@ static void read_secret_file(struct reader *r, const struct node *node, const ch
         reader_problem(r, node->line, node->column, "%s: %s is empty", where, shown);
         goto close_fd;
     }
-    log_secret(text);
+    if (!log_secret(text)) /* what can't be hidden from the log is not used */
+        reader_nomem(r);
     *ret = text;
 close_fd:
     if (fd >= 0)

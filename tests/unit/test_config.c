@@ -10,6 +10,7 @@
 
 #include "alloc_fault.h"
 #include "config_fakes.h"
+#include "log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -795,6 +796,21 @@ static void any_failed_allocation_is_an_error_and_no_leak(void **state)
     }
 }
 
+static void a_secret_that_the_log_cannot_keep_is_not_taken(void **state)
+{
+    (void)state;
+    ALLOC_FAULT_SWEEP
+    {
+        char line[] = "it is p%ss no. 7 or p%25ss%20no.%207";
+        bool is_kept = log_secret("p%ss no. 7");
+        assert_int_equal(is_kept, !alloc_fault_hit());
+        if (is_kept) {
+            log_redact(line);
+            assert_null(strstr(line, "no."));
+        }
+    }
+}
+
 static void the_texts_fail_as_a_whole_without_memory(void **state)
 {
     (void)state;
@@ -865,6 +881,7 @@ int main(void)
         cmocka_unit_test(a_command_line_that_is_wrong_says_what_is_known),
         cmocka_unit_test(the_reference_names_every_option_of_every_table),
         cmocka_unit_test(any_failed_allocation_is_an_error_and_no_leak),
+        cmocka_unit_test(a_secret_that_the_log_cannot_keep_is_not_taken),
         cmocka_unit_test(the_texts_fail_as_a_whole_without_memory),
         cmocka_unit_test(a_reference_keeps_the_configuration),
     };
