@@ -73,9 +73,9 @@ static bool print_receipt(void *arg, const struct ledger_receipt *r)
            file_state_names[r->state], (unsigned long long)r->receipt.parsed,
            (unsigned long long)(r->receipt.inserted + r->receipt.updated + r->receipt.unchanged),
            (unsigned long long)r->receipt.rejected, (unsigned long long)r->receipt.bytes, (double)r->duration_ms / 1000,
-           (long long)r->tries, text_printable(r->flow, flow, sizeof flow), text_printable(r->table, table, sizeof table),
-           text_printable(r->path, path, sizeof path), r->reason[0] != '\0' ? ": " : "",
-           text_printable(r->reason, reason, sizeof reason));
+           (long long)r->tries, text_printable(r->flow, flow, sizeof flow),
+           text_printable(r->table, table, sizeof table), text_printable(r->path, path, sizeof path),
+           r->reason[0] != '\0' ? ": " : "", text_printable(r->reason, reason, sizeof reason));
     return !ferror(stdout);
 }
 

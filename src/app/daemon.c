@@ -351,6 +351,15 @@ static enum err_code open_ledger_room(struct daemon *d, struct err *err)
     return ERR_NONE;
 }
 
+/*
+ * SQLite sorts and journals large things in files of its own. In a container with a read-only root the usual folders
+ * for those can't be written, and every large load would fail; the state folder can. Before the first thread exists.
+ */
+static void keep_temporary_files(const char *state)
+{
+    setenv("SQLITE_TMPDIR", state, 0);
+}
+
 static enum err_code open_rooms(struct daemon *d, struct err *err)
 {
     uv_timer_init(&d->loop, &d->deadline);
@@ -366,7 +375,10 @@ static enum err_code open_rooms(struct daemon *d, struct err *err)
     }
     if (state_lock(d->config->state, &d->lock, err) != ERR_NONE ||
         state_instance(d->config->state, d->instance, err) != ERR_NONE ||
-        complete_config(d, d->config, err) != ERR_NONE || open_ledger_room(d, err) != ERR_NONE)
+        complete_config(d, d->config, err) != ERR_NONE)
+        return err->code;
+    keep_temporary_files(d->config->state);
+    if (open_ledger_room(d, err) != ERR_NONE)
         return err->code;
     struct engine_options engine = {.loop = &d->loop,
                                     .config = d->config,

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define BAR_MS 200
-#define LOOK_MS 1000                  /* without a bar */
+#define LOOK_MS 1000                 /* without a bar */
 #define STUCK_MS (10 * 60 * 1000ull) /* so long a destination that does not answer is waited for */
 
 struct loading {
@@ -22,9 +22,10 @@ struct loading {
     uint64_t bytes; /* of all */
     uint64_t began_ms;
     uv_timer_t *timer;
-    bool has_bar;      /* standard error is a terminal */
-    uint64_t ended;    /* files, when last looked */
-    uint64_t waits_ms; /* monotonic: since when nothing is being loaded and no file has ended; 0 now is not such a time */
+    bool has_bar;   /* standard error is a terminal */
+    uint64_t ended; /* files, when last looked */
+    uint64_t
+        waits_ms; /* monotonic: since when nothing is being loaded and no file has ended; 0 now is not such a time */
     struct daemon *daemon;
     const struct config_flow *flow;
     struct ledger_tx *tx; /* of forget() */
