@@ -1,0 +1,124 @@
+"""What a stranger meets: exit codes and lines that say what happened, commands that can be followed as printed."""
+import signal
+import sqlite3
+import threading
+import time
+
+from chute import write_file
+
+
+def test_a_missing_folder_is_said_and_fails_run_once(chute):
+    chute.inbox.rmdir()
+    chute.once(expect=1)
+    assert str(chute.inbox) in chute.log_text()
+
+
+def test_a_missing_folder_is_said_once_and_its_return_as_well(chute):
+    chute.configure(source={"poll_interval": "100ms"})
+    chute.inbox.rmdir()
+    chute.start(ready=False)
+    chute.wait_log("can't read the source's folder")
+    time.sleep(0.5)
+    assert chute.log_text().count("can't read the source's folder") == 1
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.wait_log("is there again", "loaded 1 rows")
+
+
+def test_a_table_of_another_file_is_an_error_in_log_and_exit_code(chute):
+    write_file(chute.inbox / "Big.csv", "a\n1\n")
+    write_file(chute.inbox / "big.csv", "a\n2\n")
+    chute.once(expect=1)
+    assert chute.log_text().count("quarantined: table already belongs to") == 1
+    assert len(chute.tables()) == 1
+
+
+def test_a_retry_that_worked_is_no_failure(chute):
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.configure(dest={"lock_timeout": "100ms"}, retry={"first": "100ms", "max": "200ms"})
+    chute.once()
+    other = sqlite3.connect(chute.db, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    write_file(chute.inbox / "a.csv", "a\n2\n")
+
+    def let_go():
+        chute.wait_log("failed, next in")
+        other.execute("ROLLBACK")
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    chute.once(expect=0)
+    thread.join()
+    other.close()
+    assert chute.rows("a") == [(2,)]
+
+
+def test_two_signals_at_once_are_one(chute):
+    """timeout(1) tells the process, and then its group."""
+    chute.start()
+    for _ in range(2):
+        chute.process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    assert chute.process.wait(60) == 0
+    assert "told twice" not in chute.log_text()
+
+
+def test_init_prints_commands_that_work(chute):
+    done = chute.command("init", "file2sql", "here")
+    assert done.returncode == 0
+    write_file(chute.home / "here/inbox/sales.csv", "a\n1\n")
+    assert chute.command("check", "--connect", "-c", done.stdout.strip()).returncode == 0
+    done = chute.command("run", "--once", "-c", done.stdout.strip())
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(chute.home / "here/warehouse.db") as db:
+        assert db.execute("SELECT * FROM sales").fetchall() == [(0, 1)]
+
+
+def test_load_tells_each_file_once(chute):
+    write_file(chute.home / "bad.csv", "a,b\n1,2,3\n")
+    write_file(chute.home / "ok.csv", "a,b\n1,2\n")
+    done = chute.command("load", "bad.csv", "ok.csv", "./ok.csv", "--to", "sqlite:o.db")
+    assert done.returncode == 1
+    assert done.stderr.count("3 fields, expected 2") == 1
+    assert done.stdout.count("ok.csv") == 1
+
+
+def test_names_of_files_never_steer_the_terminal(chute):
+    name = "\x1b[31mred\nline.csv"
+    write_file(chute.home / name, "a\n1\n")
+    write_file(chute.inbox / name, "a\n1\n")
+    chute.once()
+    done = [chute.command("load", name, "--to", "sqlite:o.db"), chute.command("receipts"),
+            chute.command("receipts", "--state", str(chute.state)), chute.command("explain", chute.inbox / name, "--state", str(chute.state)),
+            chute.command("status", "--state", "loaded", "--state", str(chute.state))]
+    for one in done:
+        assert one.returncode == 0, one.stderr
+        assert "red" in one.stdout
+        assert "\x1b" not in one.stdout + one.stderr and "red\n" not in one.stdout + one.stderr
+
+
+def test_load_into_what_is_no_database_ends_at_once(chute):
+    write_file(chute.home / "ok.csv", "a,b\n1,2\n")
+    write_file(chute.home / "no.db", "this is text\n" * 100)
+    done = chute.command("load", "ok.csv", "--to", "sqlite:no.db", timeout=60)
+    assert done.returncode == 1
+    assert "no SQLite database" in done.stderr and "still queued" in done.stderr
+
+
+def test_a_paused_flow_is_explained(chute):
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.configure()
+    chute.start()
+    chute.wait_state("a.csv", "loaded")
+    assert "dropped a in lite" in chute.ask("reset", "main", "--yes")
+    assert "flow main is paused since it was reset" in chute.explain(chute.inbox / "a.csv")
+    chute.command("retry", "--all", "--state", str(chute.state))
+    chute.wait_state("a.csv", "loaded")
+    assert chute.explain(chute.inbox / "a.csv").count("is paused") == 0
+
+
+def test_reset_of_no_flow_says_so(chute):
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.configure()
+    chute.once()
+    done = chute.command("reset", "mian", "-c", str(chute.config))
+    assert done.returncode == 2
+    assert "no flow is called mian" in done.stderr
