@@ -11,9 +11,10 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
 COPY . /src
 WORKDIR /src
 RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \
-    && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet
+    && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet --tags runtime
 # The shared libraries it needs beyond the base, each with its licence.
-RUN set -e; ldd /out/usr/bin/chute | awk '$2 == "=>" { print $3 }' | while read -r library; do \
+RUN set -e; ldd /out/usr/bin/chute > /needed; \
+    awk '$2 == "=>" { print $3 }' /needed | while read -r library; do \
         ! grep -qxF "$(basename "$library")" /base-libraries || continue; \
         install -D -m 644 -s "$(readlink -f "$library")" "/out/usr/lib/chute/$(basename "$library")"; \
         package=$(dpkg -S "$(readlink -f "$library")" | cut -d: -f1 | head -n 1); \
@@ -26,7 +27,8 @@ RUN set -e; ldd /out/usr/bin/chute | awk '$2 == "=>" { print $3 }' | while read 
 
 FROM debian:bookworm-slim
 COPY --from=build /out/ /
-RUN ldconfig \
+# `chute version` fails the build if a library is missing after all.
+RUN ldconfig && rm -f /var/cache/ldconfig/aux-cache && chute version \
     && echo 'chute:x:10001:10001:chute:/var/lib/chute:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'chute:x:10001:' >> /etc/group
 USER 10001:10001
