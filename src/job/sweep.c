@@ -465,6 +465,25 @@ struct rename_work {
     char from[];
 };
 
+/*
+ * Another file had the name TO. It may have left by a name that nobody watches and come back under a third one (two names
+ * swapped): keep what it has loaded under a name that no file has, where its inode is found.
+ */
+static enum err_code put_aside(struct ledger_tx *tx, struct intake *in, const struct ledger_row *row, const char *to, struct err *err)
+{
+    struct arena arena;
+    struct ledger_row *there = NULL;
+    arena_init(&arena);
+    enum err_code code = ledger_get(tx, row->source, to, row->flow, &arena, &there, err);
+    if (code == ERR_NONE && there != NULL && there->id != row->id &&
+        (code = note_gone(tx, in->world->config, there, "", clock_wall_ms(), err)) == ERR_NONE) {
+        there->path = arena_printf(&arena, "%s (replaced by %s)", to, row->path);
+        code = there->path == NULL ? err_nomem(err) : ledger_put(tx, there, err);
+    }
+    arena_done(&arena);
+    return code;
+}
+
 /* One row: carry it along where both names give one table; else its table waits for the new name to be loaded. */
 static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct ledger_row *row, const char *to, struct err *err)
 {
@@ -489,6 +508,8 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
         row->state = STATE_LOADED;
     }
     if (carry) {
+        if (put_aside(tx, in, row, to, err) != ERR_NONE)
+            return err->code;
         snprintf(reason, sizeof reason, CARRIED_PREFIX "%s", row->path);
         row->path = to;
         row->table = table;
@@ -515,13 +536,33 @@ static bool rename_below(void *arg, const struct ledger_row *row)
     return rename_row(work->tx, work->in, &copy, to, work->err) == ERR_NONE;
 }
 
+/* mv a b; mv b c, and b was never seen: a table that waits for b waits for c now. */
+static bool wait_for_another(void *arg, const struct ledger_row *row)
+{
+    struct rename_work *work = arg;
+    const size_t prefix = strlen(RENAMED_PREFIX), from = work->from_size - 1;
+    char reason[PATH_MAX + 32];
+    if (row->state != STATE_GONE || strncmp(row->reason, RENAMED_PREFIX, prefix) != 0)
+        return true;
+    const char *path = row->reason + prefix;
+    bool is_it = strncmp(path, work->from, from) == 0 && path[from] == (work->is_folder ? '/' : '\0');
+    if (!is_it || snprintf(reason, sizeof reason, RENAMED_PREFIX "%s%s", work->to, path + from) >= (int)sizeof reason)
+        return true;
+    struct ledger_row next = *row;
+    next.reason = reason;
+    return ledger_put(work->tx, &next, work->err) == ERR_NONE;
+}
+
 static enum err_code rename_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct rename_work *work = arg;
     struct intake *in = work->in;
+    work->tx = tx;
+    work->err = err;
+    const struct ledger_query owed = {.source = in->config->name, .drop_pending = true};
+    if (ledger_each(tx, &owed, wait_for_another, work, err) != ERR_NONE || err->code != ERR_NONE)
+        return err->code;
     if (work->is_folder) {
-        work->tx = tx;
-        work->err = err;
         const struct ledger_query q = {.source = in->config->name, .below = work->from,
                                        .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE)};
         enum err_code code = ledger_each(tx, &q, rename_below, work, err);
