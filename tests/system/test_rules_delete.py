@@ -271,7 +271,9 @@ def test_more_bad_rows_than_allowed_refuse_the_file(chute):
     put_file(chute.inbox / "t.csv", "a,b\n1,2\n3,4,5\n6\n7,8\n")
     chute.wait_state("t.csv", "quarantined")
     assert chute.tables() == set()
-    assert not list((chute.state / "quarantine").rglob("*.part"))
+    quarantine = chute.state / "quarantine"
+    wait_until(lambda: list(quarantine.rglob("*.error.json")), "the reason file, which comes after the state")
+    assert not list(quarantine.rglob("*.part"))
 
 
 def test_no_error_changes_the_file(chute):
