@@ -106,6 +106,10 @@ static void on_ledger_tried(void *arg, const struct err *err)
 {
     struct engine *e = arg;
     e->ledger_trying = false;
+    if (err == NULL && e->ledger_failing) {
+        e->ledger_failing = false;
+        log_info("the ledger is written again");
+    }
     if (err != NULL) {
         engine_ledger_failed(e);
     } else if (!e->is_draining && e->world != NULL) {
@@ -129,6 +133,10 @@ static void on_ledger_timer(uv_timer_t *timer)
 /* Something could not be noted: look again when the ledger works, then let the scan find what was dropped. */
 void engine_ledger_failed(struct engine *e)
 {
+    if (!e->ledger_failing && ledger_problem(e->ledger)[0] != '\0') {
+        e->ledger_failing = true;
+        log_error("%s: nothing new is taken until it can be written", ledger_problem(e->ledger));
+    }
     if (e->ledger_timer_on || e->ledger_trying || e->is_draining || e->is_closed)
         return;
     e->ledger_timer_on = true;

@@ -198,6 +198,7 @@ struct engine {
     struct job *jobs;
     unsigned job_count;
     char *instance;
+    bool ledger_failing;       /* and that was said */
     bool once;
     bool quiet;
     bool no_sources;

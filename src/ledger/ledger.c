@@ -42,6 +42,8 @@ struct ledger {
     bool is_busy;
     struct item *group;          /* in flight; what did not fit comes back to the front of QUEUE */
     bool was_checkpoint;         /* the request in flight only writes back */
+    bool has_written;            /* the last group that was committed has changed something */
+    bool must_write;             /* PROBLEM is about writing: only a write that works ends it */
     bool idle_checkpoint_failed; /* not again before the next commit */
     struct err group_err;        /* of the commit, or of the checkpoint when CODE is set and the works are committed */
     struct err checkpoint_err;
@@ -112,6 +114,7 @@ static void run_group(struct ledger *l, struct item **ret_end)
     struct err *err = &l->group_err;
     uint64_t start_ms = clock_mono_ms();
     struct item *item = l->group;
+    int64_t changes = sqlite3_total_changes64(tx->db);
     tx->broken = 0;
     *ret_end = NULL;
     if (ledger_exec(tx, "BEGIN IMMEDIATE", err) == ERR_NONE) {
@@ -123,9 +126,11 @@ static void run_group(struct ledger *l, struct item **ret_end)
             ledger_exec(tx, "COMMIT", err);
     }
     if (err->code == ERR_NONE) {
+        l->has_written = sqlite3_total_changes64(tx->db) != changes;
         *ret_end = item; /* what did not fit */
         return;
     }
+    l->must_write = tx->broken != 0 && (tx->broken & 0xff) != SQLITE_BUSY && (tx->broken & 0xff) != SQLITE_PROTOCOL;
     roll_back(tx);
     fail_group(l->group, NULL, err);
     if (ledger_is_corrupt(tx->broken))
@@ -189,8 +194,11 @@ static void on_loop(struct work *work)
         l->queue = rest;
     }
     const struct err *problem = l->group_err.code != ERR_NONE ? &l->group_err : &l->checkpoint_err;
-    if (!l->was_checkpoint || problem->code != ERR_NONE)
-        snprintf(l->problem, sizeof(l->problem), "%s", problem->code != ERR_NONE ? problem->text : "");
+    /* that somebody asks how we are, and gets an answer, is no proof that a full disk can be written again */
+    if (problem->code != ERR_NONE)
+        snprintf(l->problem, sizeof(l->problem), "%s", problem->text);
+    else if (!l->was_checkpoint && (l->has_written || !l->must_write))
+        l->problem[0] = '\0';
     l->idle_checkpoint_failed = l->was_checkpoint && l->tx->wal_frames != 0;
     answer_group(l); /* may queue more: that waits, is_busy is still set */
     l->is_busy = false;

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 
-from chute import write_file
+from chute import wait_until, write_file
 
 
 def test_a_missing_folder_is_said_and_fails_run_once(chute):
@@ -122,3 +122,26 @@ def test_reset_of_no_flow_says_so(chute):
     done = chute.command("reset", "mian", "-c", str(chute.config))
     assert done.returncode == 2
     assert "no flow is called mian" in done.stderr
+
+
+def test_questions_never_make_a_full_state_disk_look_well(chute, small_disk):
+    """An answer to `status` comes out of the ledger; that it can be read says nothing about writing it."""
+    small_disk(chute.state, "400k")
+    chute.configure()
+    chute.start()
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.wait_state("a.csv", "loaded")
+    filler = chute.state / "filler"
+    try:
+        filler.write_bytes(b"\0" * 4_000_000)
+    except OSError:
+        pass
+    write_file(chute.inbox / "b.csv", "a\n1\n")
+    chute.wait_log("nothing new is taken until it can be written")
+    for _ in range(5):
+        assert not chute.is_live()
+        assert chute.status()["ready"] is False
+        time.sleep(0.3)
+    filler.unlink()
+    chute.wait_log("the ledger is written again")
+    wait_until(chute.is_live, "readiness")
