@@ -230,7 +230,9 @@ def test_quarantine_says_why_and_the_file_stays(chute):
     chute.start()
     put_file(chute.inbox / "d/bad.csv", "a,b\n1,2\n3,4,5\n")
     chute.wait_state("d/bad.csv", "quarantined")
-    note = json.loads((chute.state / "quarantine/main/d/bad.csv.error.json").read_text())
+    reason = chute.state / "quarantine/main/d/bad.csv.error.json"
+    wait_until(reason.exists, "the reason file, which comes after the state")
+    note = json.loads(reason.read_text())
     assert note["path"] == "d/bad.csv" and note["flow"] == "main"
     for word in ("line 3", "2", "3"):
         assert word in note["reason"], note
