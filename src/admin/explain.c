@@ -508,7 +508,8 @@ int command_explain(const struct command_context *c, const struct args *args)
     struct err err = {0};
     struct line *line;
     absolute_path(args->operands[0], absolute);
-    if (line_open(c->state, &line, &err) != ERR_NONE) {
+    bool is_running = line_open(c->state, &line, &err) != ERR_NONE; /* it is there, but doesn't talk to us */
+    if (is_running) {
         say("%s; the ledger is read instead", err.text);
         err_clear(&err);
     }
@@ -525,7 +526,7 @@ int command_explain(const struct command_context *c, const struct args *args)
     } else {
         struct buf text;
         buf_init(&text);
-        struct explain x = {c->config, c->state, args->operands[0], absolute, false, NOTE_NONE, "", ""};
+        struct explain x = {c->config, c->state, args->operands[0], absolute, is_running, NOTE_NONE, "", ""};
         if (explain_offline(c, &x, &text, &err) == ERR_NONE)
             print_safely(text.data);
         buf_done(&text);

@@ -159,7 +159,8 @@ static void print_status(struct json_object *o)
         printf(", %s%s%s", json_true(o, "ready") ? GREEN : RED, json_true(o, "ready") ? "ready" : "not ready: ", PLAIN);
         printf("%s\n", json_text(o, "not_ready"));
     } else {
-        printf("no daemon runs on this state folder; this is what the ledger says\n");
+        printf("%s; this is what the ledger says\n",
+               json_true(o, "unreachable") ? "the daemon can't be asked" : "no daemon runs on this state folder");
     }
     if (json_text(o, "config")[0] != '\0')
         printf("configuration  %s\n", json_text(o, "config"));
@@ -364,7 +365,8 @@ int command_status(const struct command_context *c, const struct args *args)
     struct err err = {0};
     struct line *line;
     struct json_object *answer = NULL, *status = NULL, *request = json_object_new_object();
-    if (line_open(c->state, &line, &err) != ERR_NONE) {
+    bool is_unreachable = line_open(c->state, &line, &err) != ERR_NONE;
+    if (is_unreachable) {
         say("%s; the ledger is read instead", err.text);
         err_clear(&err);
     }
@@ -374,6 +376,8 @@ int command_status(const struct command_context *c, const struct args *args)
             status = json_object_get(member(answer, "status"));
     } else {
         status = offline_status(c, &err);
+        if (status != NULL && is_unreachable)
+            json_object_object_add(status, "unreachable", json_object_new_boolean(true));
     }
     if (status == NULL)
         say("%s", err.code == ERR_NONE ? "out of memory" : err.text);

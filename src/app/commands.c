@@ -40,7 +40,8 @@ static const struct arg_option load_options[] = {
     {.name = "to", .value = "URL", .help = "the destination, such as sqlite:PATH (needed)"},
     {.name = "table",
      .value = "NAME",
-     .help = "the table; placeholders such as {stem} work; default: one table a file"},
+     .help = "one table for all the files, their rows are added to it; with a placeholder, as in {stem}, one a file "
+             "(the default), which holds what the file holds"},
     {.name = NULL},
 };
 static const struct arg_option check_options[] = {

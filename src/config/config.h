@@ -111,7 +111,7 @@ struct config_quick {
     const char *to;          /* URL */
     const char *table;       /* template; NULL: default */
     const char *state;       /* NULL: ./.chute */
-    bool is_load;            /* chute load: flow "load", no deletes, on_schema_change default of the destination but never drops */
+    bool is_load;            /* chute load: flow "load"; a table without placeholder is appended to; no deletes, on_schema_change default of the destination but never drops */
 };
 enum err_code config_quick(const struct config_quick *quick, const struct config_drivers *drivers, struct config **ret,
                            struct err *err);

@@ -217,6 +217,9 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
         draft.flow.on_delete = ON_DELETE_IGNORE;
     if (quick->table != NULL && (draft.flow.table = arena_strdup(r->arena, quick->table)) == NULL)
         reader_nomem(r);
+    /* `replace` would leave the rows of one file alone in a table that several were meant for */
+    if (quick->is_load && draft.flow.table != NULL && template_is_constant(draft.flow.table))
+        options_set(r, config_flow_table, &draft, "load", "append", "load");
     if (r->failed || r->problem_count > 0 || !flow_check(r, &draft.flow, NULL, where))
         return;
     c->flows[0] = draft.flow;

@@ -84,6 +84,8 @@ enum err_code ledger_exec(struct ledger_tx *tx, const char *sql, struct err *err
 /* Say what SQLite's last failure (RC) means; notes in tx->broken when the whole file is concerned. */
 enum err_code ledger_sqlite_error(struct ledger_tx *tx, int rc, struct err *err);
 bool ledger_is_corrupt(int rc);
+/* Of a ledger that is read without locks: is the file still the one that was opened? */
+bool ledger_stood_still(const struct ledger_tx *tx);
 /* After any rollback: forget what may not be in the file. */
 void ledger_forget_names(struct ledger_tx *tx);
 void ledger_tx_free(struct ledger_tx *tx); /* closes */

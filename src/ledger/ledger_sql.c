@@ -41,7 +41,7 @@ enum err_code ledger_sqlite_error(struct ledger_tx *tx, int rc, struct err *err)
     if (primary == SQLITE_FULL || primary == SQLITE_IOERR || primary == SQLITE_READONLY || primary == SQLITE_CANTOPEN ||
         primary == SQLITE_BUSY || primary == SQLITE_PROTOCOL || ledger_is_corrupt(rc))
         tx->broken = rc;
-    if (tx->is_immutable && ledger_is_corrupt(rc))
+    if (tx->is_immutable && ledger_is_corrupt(rc) && !ledger_stood_still(tx))
         return err_set(err, ERR_SYSTEM, true, "ledger %s changed while it was read: run the command again", tx->path);
     int system_errno = tx->db != NULL ? sqlite3_system_errno(tx->db) : 0;
     bool tell_errno = system_errno != 0 && (primary == SQLITE_IOERR || primary == SQLITE_CANTOPEN);

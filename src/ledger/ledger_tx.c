@@ -141,12 +141,16 @@ enum err_code ledger_tx_open(const char *path, bool read_only, struct ledger_tx 
     return err->code;
 }
 
-/* Was what we read without locks one whole? */
-static enum err_code check_immutable(const struct ledger_tx *tx, struct err *err)
+bool ledger_stood_still(const struct ledger_tx *tx)
 {
     struct stat st;
     struct stat wal;
-    if (stat(tx->path, &st) == 0 && mtime_ns(&st) == tx->immutable_mtime_ns && !stat_tail(tx->path, "-shm", &wal))
+    return stat(tx->path, &st) == 0 && mtime_ns(&st) == tx->immutable_mtime_ns && !stat_tail(tx->path, "-shm", &wal);
+}
+
+static enum err_code check_immutable(const struct ledger_tx *tx, struct err *err)
+{
+    if (ledger_stood_still(tx))
         return ERR_NONE;
     return err_set(err, ERR_SYSTEM, true, "ledger %s changed while it was read: run the command again", tx->path);
 }

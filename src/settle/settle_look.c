@@ -6,6 +6,7 @@
 #include "settle_internal.h"
 
 #include "clock.h"
+#include "log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -175,6 +176,10 @@ static void answer(struct settle *s, struct ticket *t, const struct look_result 
     }
     bool is_gone = r->err.code == ERR_INPUT;
     if (r->err.code != ERR_NONE && !is_gone) {
+        if (t->why != WHY_OPEN) { /* once: it may stay like that for years */
+            struct log_about about = {.file = t->path};
+            log_write(LOG_WARN, &about, "can't be looked at: %s; tried again until it can", r->err.text);
+        }
         try_later(s, t, WHY_OPEN, now);
         return;
     }

@@ -1,10 +1,11 @@
 """What a stranger meets: exit codes and lines that say what happened, commands that can be followed as printed."""
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 
-from chute import wait_until, write_file
+from chute import BINARY, wait_until, write_file
 
 
 def test_a_missing_folder_is_said_and_fails_run_once(chute):
@@ -145,3 +146,49 @@ def test_questions_never_make_a_full_state_disk_look_well(chute, small_disk):
     filler.unlink()
     chute.wait_log("the ledger is written again")
     wait_until(chute.is_live, "readiness")
+
+
+def test_load_puts_all_files_into_the_table_that_is_named(chute):
+    write_file(chute.home / "1.csv", "a,b\n1,2\n")
+    write_file(chute.home / "2.csv", "a,b\n3,4\n")
+    write_file(chute.home / "3.csv", "a,c\n5,6\n")
+
+    def load(*files, code=0):
+        done = chute.command("load", *files, "--to", "sqlite:out.db", "--table", "all")
+        assert done.returncode == code, done.stderr
+        return done
+    load("1.csv", "2.csv")
+    assert chute.rows("all") == [(1, 2), (3, 4)]
+    assert load("1.csv").stdout.count("already loaded") == 1
+    assert "renamed: b -> c" in load("2.csv", "3.csv", code=1).stderr
+    assert chute.rows("all") == [(1, 2), (3, 4)]
+
+
+def test_a_damaged_ledger_is_called_damaged(chute):
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.once()
+    with open(chute.state / "ledger.db", "r+b") as f:
+        f.seek(4096)
+        f.write(b"\x5a" * 20480)
+    for command in (["status"], ["receipts"], ["explain", chute.inbox / "a.csv"]):
+        done = chute.command(*command, "--state", str(chute.state))
+        assert done.returncode == 1
+        assert "recovered at the next start" in done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_said_once(chute):
+    """As a user of its own: root may read everything."""
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    (chute.inbox / "a.csv").chmod(0o600)
+    for folder in (chute.home, *list(chute.home.parents)[:2]):
+        folder.chmod(0o777)
+    chute.start(prefix=user)
+    chute.wait_log("Permission denied")
+    done = subprocess.run(["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups", BINARY, "status", "--state", str(chute.state)],
+                          capture_output=True, text=True, check=False)
+    assert "no daemon runs" not in done.stdout
+    time.sleep(1)
+    assert chute.log_text().count("Permission denied") == 1
+    (chute.inbox / "a.csv").chmod(0o644)
+    chute.wait_log("loaded 1 rows")
