@@ -668,8 +668,9 @@ enum err_code schema_own(struct lite_run *run, const char *name)
     sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
     sqlite3_bind_text(stmt, 2, run->load->instance, -1, SQLITE_STATIC);
     sqlite3_bind_text(stmt, 3, run->load->plan->flow, -1, SQLITE_STATIC);
-    sqlite3_bind_text(stmt, 4, untyped.data, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(stmt, 4, untyped.data != NULL ? untyped.data : "", -1, SQLITE_STATIC); /* nothing to allocate */
     code = untyped.failed ? err_nomem(run->err) : conn_run(run->c, stmt, run->err, "note whose the table is");
+    sqlite3_clear_bindings(stmt);
     buf_done(&untyped);
     return code;
 }
