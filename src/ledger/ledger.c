@@ -9,6 +9,7 @@
 
 #include "clock.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,11 +20,13 @@
 #define GROUP_MAX 512
 #define GROUP_MS 200
 /* 4096-byte pages in the WAL: written back to the database beyond the first; when nothing else is to do, beyond the
- * second. */
-#define CHECKPOINT_FRAMES 1000
-#define CHECKPOINT_IDLE_FRAMES 250
-/* If the write back fails and this much has piled up, that is a problem to be told: 16 MiB. */
-#define CHECKPOINT_OVERDUE_FRAMES 4096
+ * second. A page that is written often in a burst is written back once for all of these frames, so they are many. */
+#define CHECKPOINT_FRAMES 4000
+#define CHECKPOINT_IDLE_FRAMES 1000
+/* If the write back fails and this much has piled up, that is a problem to be told: 32 MiB. */
+#define CHECKPOINT_OVERDUE_FRAMES 8192
+/* So long after the last work the page cache is given back; longer than a destination keeps its connection. */
+#define IDLE_MS 3000
 
 struct item {
     struct item *prev, *next;
@@ -36,6 +39,7 @@ struct item {
 struct ledger {
     struct work work; /* first: in flight while is_busy */
     uv_loop_t *loop;
+    uv_timer_t idle;      /* keeps no loop alive; armed once after the last work */
     struct ledger_tx *tx; /* belongs to the pool while is_busy */
     struct item *queue;
     size_t pending; /* queued, running, or before their DONE */
@@ -216,14 +220,30 @@ static void on_close_pool(struct work *work)
     l->tx = NULL;
 }
 
-static void on_close_loop(struct work *work)
+static void on_idle_closed(uv_handle_t *handle)
 {
-    struct ledger *l = (struct ledger *)work;
+    struct ledger *l = handle->data;
     void (*closed)(void *arg) = l->closed;
     void *arg = l->closed_arg;
     free(l);
     if (closed != NULL)
         closed(arg);
+}
+
+static void on_close_loop(struct work *work)
+{
+    struct ledger *l = (struct ledger *)work;
+    uv_close((uv_handle_t *)&l->idle, on_idle_closed);
+}
+
+/* A burst is over: what it needed goes back to the system, so that a daemon that waits for years is small. */
+static void on_idle(uv_timer_t *timer)
+{
+    struct ledger *l = timer->data;
+    if (l->is_busy || l->tx == NULL)
+        return; /* armed again when that work is done */
+    sqlite3_db_release_memory(l->tx->db);
+    malloc_trim(0);
 }
 
 /* The pool takes no work (only when libuv is at its end): all that waits fails. */
@@ -245,8 +265,10 @@ static void start_next(struct ledger *l)
         return;
     bool is_last = l->queue == NULL && l->is_closing;
     l->was_checkpoint = l->queue == NULL;
-    if (l->was_checkpoint && !is_last && (l->tx->wal_frames < CHECKPOINT_IDLE_FRAMES || l->idle_checkpoint_failed))
+    if (l->was_checkpoint && !is_last && (l->tx->wal_frames < CHECKPOINT_IDLE_FRAMES || l->idle_checkpoint_failed)) {
+        uv_timer_start(&l->idle, on_idle, IDLE_MS, 0);
         return;
+    }
     l->is_busy = true;
     take_group(l);
     if (work_start(l->loop, &l->work, is_last ? on_close_pool : on_pool, is_last ? on_close_loop : on_loop, &err) ==
@@ -298,6 +320,9 @@ enum err_code ledger_open(uv_loop_t *loop, const struct ledger_options *options,
         free(l);
         return err->code;
     }
+    uv_timer_init(loop, &l->idle);
+    uv_unref((uv_handle_t *)&l->idle);
+    l->idle.data = l;
     *ret = l;
     return ERR_NONE;
 }

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,24 @@ static int on_wal(void *arg, sqlite3 *db, const char *name, int frames)
     return SQLITE_OK;
 }
 
+/*
+ * PATH with the links of its folder followed, into RET. SQLite's NOFOLLOW refuses a link anywhere in a path, and a
+ * state folder may well be reached through one: systemd's DynamicUser makes /var/lib/NAME a link. PATH itself, if that
+ * can't be done: SQLite says why.
+ */
+static const char *real_place(const char *path, char *ret, size_t size)
+{
+    char folder[PATH_MAX], real[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash != NULL ? (size_t)(slash - path) + 1 : 0;
+    const char *name = path + n;
+    if (snprintf(folder, sizeof(folder), "%.*s", (int)n, n > 0 ? path : "") != (int)n ||
+        realpath(n > 0 ? folder : ".", real) == NULL)
+        return path;
+    int length = snprintf(ret, size, "%s/%s", strcmp(real, "/") == 0 ? "" : real, name);
+    return length > 0 && (size_t)length < size ? ret : path;
+}
+
 enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret, struct err *err)
 {
     err_clear(err);
@@ -114,7 +133,9 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
         return err_nomem(err);
     }
     /* One thread at a time is certain: no mutex. No following of a link that somebody put at our name. */
-    int rc = sqlite3_open_v2(path, &tx->db, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL);
+    char place[PATH_MAX];
+    int rc = sqlite3_open_v2(real_place(path, place, sizeof(place)), &tx->db,
+                             flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL);
     if (rc != SQLITE_OK) {
         ledger_sqlite_error(tx, tx->db != NULL ? sqlite3_extended_errcode(tx->db) : rc, err);
         ledger_tx_free(tx);
@@ -129,7 +150,7 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
     /* SQLite reads the header for some of these; a damaged one is told by the caller's first query, where it is looked
      * for. */
     rc = sqlite3_exec(tx->db,
-                      "PRAGMA cache_size = -1024; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON; "
+                      "PRAGMA cache_size = -6144; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON; "
                       "PRAGMA recursive_triggers = OFF;",
                       NULL, NULL, NULL);
     if (rc != SQLITE_OK && rc != SQLITE_ERROR && !ledger_is_corrupt(rc)) {

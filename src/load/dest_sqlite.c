@@ -212,8 +212,6 @@ static void run(struct work *work)
     for (const struct load *load = d->batch; load != NULL; load = load->next)
         if (load->err.code == ERR_DENIED || load->err.code == ERR_SYSTEM)
             conn_close(&d->conn);
-    if (d->conn.db != NULL)
-        sqlite3_db_release_memory(d->conn.db);
 }
 
 /* ---- on the loop ---- */

@@ -12,8 +12,9 @@
 
 #include "work.h"
 
-#define HASH_NONFATAL_OOM 1 /* a full memory is no reason to exit: the element is not in the table then, see its tbl   \
-                             */
+#define HASH_NONFATAL_OOM                                                                                              \
+    1 /* a full memory is no reason to exit: the element is not in the table then, see its tbl                         \
+       */
 #include <uthash.h>
 
 #define NEVER UINT64_MAX
@@ -56,7 +57,7 @@ struct look_result {
     bool has_marker;
     int64_t marker_mtime_ns;
 };
-#define LOOKS 32
+#define LOOKS 128
 
 struct look {
     struct work work; /* first */
