@@ -135,6 +135,7 @@ free_arena:
 struct note_work {
     struct intake *in;
     struct observed *list;
+    struct observed *deferred;      /* other files at names whose old files may have been renamed: those are looked for first */
     struct observed *maybe_renamed; /* same inode as a known file of another path: look whether that one is gone */
 };
 
@@ -168,6 +169,24 @@ static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, con
     return code;
 }
 
+/* mv log log.1 and a new log while we did not look: what the ledger has as log must become log.1 before. */
+static enum err_code took_a_name(struct ledger_tx *tx, struct note_work *work, const struct observed *o, bool *ret, struct err *err)
+{
+    const struct observed *m;
+    *ret = false;
+    LL_FOREACH(work->maybe_renamed, m)
+    {
+        uint64_t count = 0;
+        const struct ledger_query q = {.source = work->in->config->name, .path = o->path, .inode = m->id.inode, .dev = m->id.dev};
+        if (m->id.inode == o->id.inode)
+            continue;
+        if (ledger_count(tx, &q, &count, err) != ERR_NONE)
+            return err->code;
+        *ret = *ret || count > 0;
+    }
+    return ERR_NONE;
+}
+
 static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct note_work *work = arg;
@@ -182,6 +201,16 @@ static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
         if (maybe) {
             LL_DELETE(work->list, o);
             LL_PREPEND(work->maybe_renamed, o);
+        }
+    }
+    LL_FOREACH_SAFE(work->list, o, tmp)
+    {
+        bool waits;
+        if (took_a_name(tx, work, o, &waits, err) != ERR_NONE)
+            return err->code;
+        if (waits) {
+            LL_DELETE(work->list, o);
+            LL_PREPEND(work->deferred, o);
             continue;
         }
         for (size_t i = 0; i < in->flow_count; i++) {
@@ -210,11 +239,14 @@ static void on_noted(void *arg, const struct err *err)
     if (err != NULL) {
         intake_lost(in);
     } else if (work->maybe_renamed != NULL) {
+        LL_CONCAT(in->deferred, work->deferred);
+        work->deferred = NULL;
         renames_look(in, work->maybe_renamed);
         work->maybe_renamed = NULL;
     }
     free_observed(work->list);
     free_observed(work->maybe_renamed);
+    free_observed(work->deferred);
     free(work);
     intake_flush(in);
     note_chunk_on(in);
@@ -600,7 +632,8 @@ enum err_code intake_open(struct intake *in, const struct config_source *config,
 void intake_forget(struct intake *in)
 {
     free_observed(in->settled);
-    in->settled = NULL;
+    free_observed(in->deferred);
+    in->settled = in->deferred = NULL;
     struct gone_path *g, *tmp;
     LL_FOREACH_SAFE(in->gone, g, tmp) free(g);
     in->gone = NULL;

@@ -72,6 +72,7 @@ struct intake {
     bool chunk_needed[SCAN_CHUNK];
     bool is_checking;          /* the chunk is with the ledger */
 
+    struct observed *deferred; /* until nothing is looked for any more */
     struct observed *settled;
     size_t settled_count;
     bool is_flushing;

@@ -572,6 +572,8 @@ static enum err_code rename_fn(struct ledger_tx *tx, void *arg, struct err *err)
         struct ledger_row *row;
         if (ledger_get(tx, in->config->name, work->from, in->flows[i]->name, &work->arena, &row, err) != ERR_NONE)
             return err->code;
+        if (row != NULL && work->then != NULL && row->file.inode != work->then->id.inode)
+            continue; /* another file has that name in the ledger by now */
         if (row != NULL && rename_row(tx, in, row, work->to, err) != ERR_NONE)
             return err->code;
     }
@@ -688,7 +690,11 @@ static void look_end(struct look_work *work, bool is_renamed)
     free(work->o);
     free(work->old_path);
     free(work);
-    in->looking--;
+    if (--in->looking == 0 && in->deferred != NULL) { /* the renames are in the ledger's queue: these come after them */
+        LL_CONCAT(in->settled, in->deferred);
+        in->deferred = NULL;
+        intake_flush(in);
+    }
     intake_scan_settled(in);
     engine_check_idle(w->engine);
     world_release(w);
@@ -696,8 +702,11 @@ static void look_end(struct look_work *work, bool is_renamed)
 
 static void on_old_probed(void *arg, struct probe *probes, size_t count)
 {
+    const struct look_work *work = arg;
     (void)count;
-    look_end(arg, probes[0].answer == PROBE_GONE);
+    bool is_another = probes[0].answer == PROBE_PRESENT &&
+                      (probes[0].id.inode != work->o->id.inode || probes[0].id.dev != work->o->id.dev);
+    look_end(arg, probes[0].answer == PROBE_GONE || is_another);
 }
 
 static void on_old_found(void *arg, const struct err *err)

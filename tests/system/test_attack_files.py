@@ -255,3 +255,15 @@ def test_a_reload_in_the_middle_of_loads_loses_and_repeats_nothing(chute):
     wait_until(lambda: len(chute.rows("all") or []) >= 20, lambda: "20 rows: %s" % chute.rows("all"))
     time.sleep(0.5)
     assert chute.rows("all") == [(n,) for n in range(20)]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("kept", ["a", "z"])
+def test_a_log_rotated_while_chute_was_down_is_appended_once(chute, kept):
+    chute.configure(APPEND)
+    put_file(chute.inbox / "log.csv", "a\n1\n")
+    chute.once()
+    os.rename(chute.inbox / "log.csv", chute.inbox / (kept + ".csv"))
+    put_file(chute.inbox / "log.csv", "a\n2\n")
+    chute.once()
+    assert chute.rows("all") == [(1,), (2,)]
