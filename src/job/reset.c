@@ -255,10 +255,12 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     struct ledger_row next = *row;
     char key[33], newest[TABLE_NAME_MAX + 128];
     bool is_loaded = row->state == STATE_LOADED || row->state == STATE_SKIPPED;
-    if (is_loaded && !row->taken_by_us && config_flow_named(q->config, row->flow) != NULL) {
+    bool was_judged = row->state == STATE_QUARANTINED && row->was_loaded; /* by what the other database held */
+    if ((is_loaded || was_judged) && !row->taken_by_us && config_flow_named(q->config, row->flow) != NULL) {
         engine_new_key(NULL, key);
         next.state = STATE_QUEUED;
-        next.reason = "";
+        next.reason = was_judged ? AGAIN_PREFIX "another database" : "";
+        next.finish_pending = false;
         next.load_key = key;
         next.drop_pending = false;
         next.tries = 0;
