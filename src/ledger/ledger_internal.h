@@ -88,6 +88,12 @@ bool ledger_is_corrupt(int rc);
 bool ledger_stood_still(const struct ledger_tx *tx);
 /* After any rollback: forget what may not be in the file. */
 void ledger_forget_names(struct ledger_tx *tx);
+/*
+ * PATH with the links of its folder followed, into RET (SIZE bytes). SQLite's NOFOLLOW refuses a link anywhere in a
+ * path, and a state folder may well be reached through one: systemd's DynamicUser makes /var/lib/NAME a link. Returns
+ * PATH itself if that can't be done; SQLite says why.
+ */
+const char *ledger_real_place(const char *path, char *ret, size_t size);
 void ledger_tx_free(struct ledger_tx *tx); /* closes */
 
 /* ---- ledger_open.c ---- */

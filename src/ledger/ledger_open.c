@@ -105,21 +105,17 @@ static int on_wal(void *arg, sqlite3 *db, const char *name, int frames)
     return SQLITE_OK;
 }
 
-/*
- * PATH with the links of its folder followed, into RET. SQLite's NOFOLLOW refuses a link anywhere in a path, and a
- * state folder may well be reached through one: systemd's DynamicUser makes /var/lib/NAME a link. PATH itself, if that
- * can't be done: SQLite says why.
- */
-static const char *real_place(const char *path, char *ret, size_t size)
+const char *ledger_real_place(const char *path, char *ret, size_t size)
 {
     char folder[PATH_MAX], real[PATH_MAX];
     const char *slash = strrchr(path, '/');
-    size_t n = slash != NULL ? (size_t)(slash - path) + 1 : 0;
-    const char *name = path + n;
-    if (snprintf(folder, sizeof(folder), "%.*s", (int)n, n > 0 ? path : "") != (int)n ||
-        realpath(n > 0 ? folder : ".", real) == NULL)
+    if (slash == NULL) /* ":memory:", or a name in the working folder, which is always a real one */
         return path;
-    int length = snprintf(ret, size, "%s/%s", strcmp(real, "/") == 0 ? "" : real, name);
+    int n = (int)(slash - path) + 1;
+    if (snprintf(folder, sizeof(folder), "%.*s", n, path) != n || n >= (int)sizeof(folder) ||
+        realpath(folder, real) == NULL)
+        return path;
+    int length = snprintf(ret, size, "%s%s", strcmp(real, "/") == 0 ? "" : real, slash);
     return length > 0 && (size_t)length < size ? ret : path;
 }
 
@@ -134,8 +130,8 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
     }
     /* One thread at a time is certain: no mutex. No following of a link that somebody put at our name. */
     char place[PATH_MAX];
-    int rc = sqlite3_open_v2(real_place(path, place, sizeof(place)), &tx->db,
-                             flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL);
+    const char *name = (flags & SQLITE_OPEN_URI) != 0 ? path : ledger_real_place(path, place, sizeof(place));
+    int rc = sqlite3_open_v2(name, &tx->db, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL);
     if (rc != SQLITE_OK) {
         ledger_sqlite_error(tx, tx->db != NULL ? sqlite3_extended_errcode(tx->db) : rc, err);
         ledger_tx_free(tx);

@@ -14,6 +14,7 @@
 #include "buf.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -53,6 +54,7 @@ static enum err_code connect_reading(const char *path, struct ledger_tx **ret, s
     struct stat wal;
     struct stat shm;
     struct buf uri;
+    char place[PATH_MAX];
     if (stat(path, &st) != 0)
         return err_set(err, ERR_SYSTEM, false,
                        errno == ENOENT ? "no ledger at %s: has `chute run` been started with this `state`?"
@@ -64,7 +66,8 @@ static enum err_code connect_reading(const char *path, struct ledger_tx **ret, s
             err, ERR_SYSTEM, true,
             "ledger %s: its -wal file is there but its -shm file is not; start `chute run` once to put it right", path);
     buf_init(&uri);
-    add_uri(&uri, path, has_shm ? "?mode=ro&readonly_shm=1" : "?mode=ro&immutable=1");
+    add_uri(&uri, ledger_real_place(path, place, sizeof(place)),
+            has_shm ? "?mode=ro&readonly_shm=1" : "?mode=ro&immutable=1");
     if (uri.failed)
         err_nomem(err);
     else

@@ -407,6 +407,28 @@ static void counters_tell_files_by_flow_and_state(void **state)
     assert_int_equal(count_of(f, &(struct ledger_query){.flow = "nobody"}), 0);
 }
 
+static void the_folder_may_be_a_link_but_not_the_ledger_itself(void **state)
+{
+    struct fixture *f = *state;
+    char link[128], path[160];
+    struct ledger_tx *tx;
+    snprintf(link, sizeof(link), "%s-link", f->folder);
+    assert_int_equal(symlink(f->folder, link), 0);
+    snprintf(path, sizeof(path), "%s/ledger.db", link);
+    assert_int_equal(ledger_tx_close(f->tx, false, &f->err), ERR_NONE);
+    f->tx = NULL;
+    for (int read_only = 0; read_only <= 1; read_only++) {
+        assert_int_equal(ledger_tx_open(path, read_only, &tx, &f->err), ERR_NONE);
+        assert_int_equal(ledger_tx_close(tx, false, &f->err), ERR_NONE);
+    }
+    unlink(link);
+    snprintf(path, sizeof(path), "%s/other.db", f->folder);
+    assert_int_equal(symlink(f->path, path), 0);
+    for (int read_only = 0; read_only <= 1; read_only++)
+        assert_int_not_equal(ledger_tx_open(path, read_only, &tx, &f->err), ERR_NONE);
+    assert_int_equal(ledger_tx_open(f->path, false, &f->tx, &f->err), ERR_NONE);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -423,6 +445,7 @@ int main(void)
         T(small_facts_and_headers_are_kept_and_forgotten),
         T(receipts_are_listed_and_pruned),
         T(counters_tell_files_by_flow_and_state),
+        T(the_folder_may_be_a_link_but_not_the_ledger_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
