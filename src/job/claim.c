@@ -115,6 +115,10 @@ static bool see_owner(void *arg, const struct ledger_row *row)
     struct owner_search *s = arg;
     if (row->id == s->me->id)
         return true;
+    /* The same file under a flow that was renamed: there is nobody else. */
+    if (strcmp(row->path, s->me->path) == 0 && strcmp(row->source, s->me->source) == 0 &&
+        config_flow_named(s->claim->outlet->world->config, row->flow) == NULL)
+        return true;
     bool holds = row->was_loaded && (row->state != STATE_GONE || row->drop_pending);
     bool comes_first = (row->state == STATE_LOADING && !is_in_claim(s->claim, row->id)) ||
                        ((row->state == STATE_LOADING || row->state == STATE_RETRYING) && row->id < s->me->id);

@@ -72,7 +72,8 @@ static enum err_code classify(const struct conn *c, int rc, int extended, bool *
     case SQLITE_CANTOPEN:
         if (why == EACCES || why == EPERM || why == EROFS || why == EISDIR) {
             *ret_retryable = false;
-            *ret_advice = ": make the file and its folder readable and writable for this user";
+            *ret_advice = why == EISDIR ? ": name a file in that folder"
+                                        : ": make the file and its folder readable and writable for this user";
             return ERR_DENIED;
         }
         *ret_advice = why == ENOENT ? ": its folder does not exist; create or mount it" : "";

@@ -192,3 +192,14 @@ def test_a_file_that_cannot_be_read_is_said_once(chute):
     assert chute.log_text().count("Permission denied") == 1
     (chute.inbox / "a.csv").chmod(0o644)
     chute.wait_log("loaded 1 rows")
+
+
+def test_a_renamed_flow_keeps_its_tables(chute):
+    write_file(chute.inbox / "a.csv", "a\n1\n")
+    chute.configure({"name": "old"})
+    chute.once()
+    chute.configure({"name": "new"})
+    chute.once(expect=0)
+    write_file(chute.inbox / "a.csv", "a\n2\n")
+    chute.once(expect=0)
+    assert chute.rows("a") == [(2,)]
