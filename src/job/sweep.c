@@ -681,6 +681,8 @@ static void look_end(struct look_work *work, bool is_renamed)
     if (is_renamed) {
         rename_start(in, work->old_path, work->o->path, false, work->o);
         work->o = NULL;
+    } else if (w->is_stopping) {
+        in->is_lost = true; /* nobody could look: the next scan finds it, and must not find it noted as new */
     } else {
         intake_observe(in, work->o->path, &work->o->id);
         if (in->settled != NULL)
@@ -690,7 +692,7 @@ static void look_end(struct look_work *work, bool is_renamed)
     free(work->o);
     free(work->old_path);
     free(work);
-    if (--in->looking == 0 && in->deferred != NULL) { /* the renames are in the ledger's queue: these come after them */
+    if (--in->looking == 0 && in->deferred != NULL && !w->is_stopping) { /* the renames are in the ledger's queue: these come after them */
         LL_CONCAT(in->settled, in->deferred);
         in->deferred = NULL;
         intake_flush(in);
