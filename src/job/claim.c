@@ -247,7 +247,7 @@ static bool is_successor(const struct ledger_row *next, const struct ledger_row 
     bool is_same_file = next->file.inode == row->file.inode && next->file.dev == row->file.dev &&
                         next->file.size == row->file.size && next->file.mtime_ns == row->file.mtime_ns;
     bool clock_went_back = row->since_ms > clock_wall_ms();
-    return is_same_file || next->since_ms >= row->since_ms || clock_went_back;
+    return is_same_file || next->seen_ms >= row->since_ms || clock_went_back;
 }
 
 static bool is_there(struct drop_search *s, const char *source, const char *path)

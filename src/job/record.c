@@ -225,16 +225,16 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
 static void take_newer(struct job *job, struct ledger_row *row, char key[33], int64_t now)
 {
     job->write_note = false;
-    row->since_ms = now;
     row->tries = 0;
     row->failed_ms = 0;
     row->next_try_ms = 0;
-    if (row->state == STATE_GONE) { /* its reason stays: it may name the file that must be loaded before the drop */
+    if (row->state == STATE_GONE) { /* its reason and time stay: they may name the file that must be loaded before the drop */
         row->drop_pending = row->was_loaded && job->flow->on_delete != ON_DELETE_IGNORE;
         engine_new_key(NULL, key);
         row->load_key = key;
         return;
     }
+    row->since_ms = now;
     row->reason = "";
     row->state = STATE_QUEUED;
     if (job->end == STATE_LOADED || job->end == STATE_SKIPPED || job->end == STATE_QUARANTINED) {
