@@ -157,8 +157,13 @@ static void shut(struct daemon *d)
         d->ledger = NULL;
         ledger_close(ledger, on_ledger_closed, d);
     } else {
-        for (size_t i = 0; i < d->signal_count; i++)
+        for (size_t i = 0; i < d->signal_count; i++) {
+            int number = d->signals[i].signum;
             uv_close((uv_handle_t *)&d->signals[i], NULL);
+            if (number != 0)
+                signal(number,
+                       SIG_IGN); /* libuv gives it back its default: a late one would kill what has ended well */
+        }
         if (d->has_timers) {
             uv_close((uv_handle_t *)&d->deadline, NULL);
             uv_close((uv_handle_t *)&d->prune, NULL);
