@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -242,6 +243,21 @@ static void folder_event(struct dir_source *s, const char *path, uint32_t mask)
         dir_scan_below(s, path);
 }
 
+/* In a folder that the root is in. Other names there are none of our business. */
+static bool is_about_root(struct dir_source *s, const struct inotify_event *e, bool *ret_above)
+{
+    uv_mutex_lock(&s->lock);
+    const struct dir_above *one = dir_above_of(s, e->wd);
+    *ret_above = one != NULL;
+    /* Both may be the same folder, and so the same watch, under two names. */
+    bool is_root = one != NULL && (e->mask & IN_MOVE_SELF) != 0; /* the folder above took the root along */
+    is_root = is_root || (one != NULL && e->len > 0 &&
+                          ((s->above[0].wd == e->wd && strcmp(e->name, s->above[0].name) == 0) ||
+                           (s->above[1].wd == e->wd && strcmp(e->name, s->above[1].name) == 0)));
+    uv_mutex_unlock(&s->lock);
+    return is_root;
+}
+
 /* About the watched folder itself. */
 static void self_event(struct dir_source *s, int wd, uint32_t mask)
 {
@@ -270,6 +286,11 @@ static void handle_event(struct dir_source *s, const struct inotify_event *e)
         dir_overflowed(s);
         return;
     }
+    bool is_above;
+    if (is_about_root(s, e, &is_above) && !atomic_exchange(&s->is_root_lost, true))
+        dir_scan_full(s); /* it says what is missing, and looks again until it is back */
+    if (is_above)
+        return;
     if (e->len == 0) {
         self_event(s, e->wd, e->mask);
         return;

@@ -132,6 +132,10 @@ struct dir_source {
     uint32_t generation;
     int next_wd;  /* mode fs_event */
     int inotify;  /* -1: none */
+    struct dir_above {
+        int wd; /* -1: none */
+        char name[NAME_MAX + 1];
+    } above[2]; /* watches of the folders that the root's name, and the folder it resolves to, are in */
     bool is_wary; /* events are not trusted here; polled for good */
 
     uv_poll_t poll;
@@ -193,6 +197,13 @@ bool dir_node_move(struct dir_source *s, struct dir_node *node, struct dir_node 
  * errno if it can't be watched; -1 with errno 0 if its parent is not watched (any more).
  */
 int dir_watch(struct dir_source *s, int parent_wd, const char *name, int fd);
+/*
+ * Watch for the root itself going away. Its own watch does not tell: we hold the folder open, so the kernel keeps it.
+ * Best effort: without it the rescan finds out.
+ */
+void dir_watch_above(struct dir_source *s);
+/* The watch that WD is, or NULL. */
+const struct dir_above *dir_above_of(const struct dir_source *s, int wd);
 
 /* dir_events.c */
 void dir_on_inotify(uv_poll_t *handle, int status, int events);

@@ -255,6 +255,7 @@ static bool adopt_root(struct dir_scan *scan, int fd, const struct file_id *id)
         s->root_id = *id;
         memcpy(s->identity, identity, sizeof s->identity);
         scan->is_root_new = true;
+        dir_watch_above(s);
     }
     bool is_open = s->root_fd >= 0;
     atomic_store(&s->is_root_lost, !is_open);

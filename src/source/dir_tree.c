@@ -134,6 +134,41 @@ void dir_node_drop(struct dir_source *s, struct dir_node *node)
     }
 }
 
+static void watch_parent(struct dir_source *s, struct dir_above *above, const char *folder)
+{
+    char parent[PATH_MAX];
+    above->wd = -1;
+    if (snprintf(parent, sizeof parent, "%s", folder) >= (int)sizeof parent)
+        return;
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL || slash[1] == '\0' || strlen(slash + 1) > NAME_MAX)
+        return; /* "/" goes nowhere */
+    strcpy(above->name, slash + 1);
+    slash[slash == parent ? 1 : 0] = '\0';
+    above->wd = inotify_add_watch(s->inotify, parent, IN_DELETE | IN_MOVED_FROM | IN_MOVE_SELF | IN_ONLYDIR);
+}
+
+void dir_watch_above(struct dir_source *s)
+{
+    if (s->inotify < 0)
+        return;
+    if (s->above[1].wd >= 0 && s->above[1].wd != s->above[0].wd)
+        inotify_rm_watch(s->inotify, s->above[1].wd);
+    if (s->above[0].wd >= 0)
+        inotify_rm_watch(s->inotify, s->above[0].wd);
+    s->above[1].wd = -1;
+    watch_parent(s, &s->above[0], s->root);
+    char *real = realpath(s->root, NULL);
+    if (real != NULL && strcmp(real, s->root) != 0)
+        watch_parent(s, &s->above[1], real);
+    free(real);
+}
+
+const struct dir_above *dir_above_of(const struct dir_source *s, int wd)
+{
+    return wd < 0 ? NULL : wd == s->above[0].wd ? &s->above[0] : wd == s->above[1].wd ? &s->above[1] : NULL;
+}
+
 void dir_tree_drop(struct dir_source *s)
 {
     if (s->tree != NULL)

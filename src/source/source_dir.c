@@ -376,7 +376,7 @@ static enum err_code dir_open(const void *options, uv_loop_t *loop, const struct
     s->max_depth = max_depth;
     s->wants = wants;
     s->wants_arg = wants_arg;
-    s->inotify = -1;
+    s->inotify = s->above[0].wd = s->above[1].wd = -1;
     s->root_fd = -1;
     s->full.src = s->sub.src = s;
     s->full.is_full = true;

@@ -302,3 +302,30 @@ def test_the_state_folder_inside_the_root_is_not_input(chute):
     put_file(chute.inbox / "u.csv", "a,b\n5,6\n")
     chute.wait_rows("all", [(1, 2), (5, 6)])
     shutil.rmtree(chute.home / "nothing", ignore_errors=True)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("how", ["rmdir", "rename", "parent"])
+def test_a_root_that_goes_away_while_chute_runs_is_told_deletes_nothing_and_is_found_again(chute, how):
+    chute.inbox = chute.home / "above/in"
+    chute.inbox.mkdir(parents=True)
+    chute.start()
+    put_file(chute.inbox / "a.csv", "x\n1\n")
+    chute.wait_rows("a", [(0, 1)])
+    if how == "rmdir":
+        (chute.inbox / "a.csv").rename(chute.home / "kept.csv")
+        chute.wait_tables()
+        chute.inbox.rmdir()
+    elif how == "rename":
+        chute.inbox.rename(chute.home / "elsewhere")
+    else:
+        (chute.home / "above").rename(chute.home / "elsewhere")
+    wait_until(lambda: not chute.status()["sources"][0]["reachable"], "the missing root to be told")
+    chute.wait_log("above/in")
+    if how != "rmdir":
+        assert chute.rows("a") == [(0, 1)]
+    chute.inbox.mkdir(parents=True)
+    put_file(chute.inbox / "b.csv", "x\n2\n")
+    chute.wait_rows("b", [(0, 2)])
+    if how != "rmdir":
+        assert chute.rows("a") == [(0, 1)]
