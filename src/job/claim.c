@@ -62,6 +62,23 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
     return c;
 }
 
+/*
+ * Waits are kept in wall time, so that they survive a restart. A clock that was set back (or that was ahead before the
+ * last restart) must not make them longer than any wait can be.
+ */
+void claim_check_clock(struct claim *c, struct outlet *o)
+{
+    enum { SLACK_MS = 5000 };
+    int64_t now = clock_wall_ms(), offset = now - (int64_t)clock_mono_ms();
+    uint64_t longest = o->config->retry.max;
+    for (size_t i = 0; i < o->world->config->flow_count; i++)
+        if (o->world->config->flows[i].incomplete_after > longest)
+            longest = o->world->config->flows[i].incomplete_after;
+    if (o->clock_offset_ms == 0 || offset < o->clock_offset_ms - SLACK_MS)
+        c->clamp_ms = now + (int64_t)longest;
+    o->clock_offset_ms = offset;
+}
+
 void claim_free(struct claim *c)
 {
     if (c == NULL)
@@ -343,6 +360,8 @@ enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err)
     const struct outlet *o = c->outlet;
     const char *dest = o->config->name;
     c->count = 0;
+    if (c->clamp_ms != 0 && ledger_clamp_due(tx, dest, c->clamp_ms, err) != ERR_NONE)
+        return err->code;
     if (ledger_claim(tx, dest, clock_wall_ms(), c->limit, c->max_bytes, !o->config->ops->runs_in_order, c->held, &c->arena,
                      &c->rows, &c->row_count, err) != ERR_NONE)
         return err->code;

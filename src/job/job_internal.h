@@ -114,6 +114,7 @@ struct outlet {
     bool claim_again;
     bool on_probation;         /* one load at a time until one works */
     bool is_empty;             /* the last claim found nothing due */
+    int64_t clock_offset_ms;   /* wall minus monotonic clock at the last claim; 0: there was none */
     char identity[sizeof ((struct dest_health *)0)->identity]; /* as the ledger was asked about last */
     bool is_learning;          /* the ledger is asked whether this is the destination it knows */
     bool identity_known;
@@ -319,8 +320,10 @@ struct claim {
     struct claimed *items;    /* those that become jobs */
     size_t count;
     int64_t next_due_ms;
+    int64_t clamp_ms;         /* no wait may end later than this; 0: the clock went on as it should */
 };
 struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes);
+void claim_check_clock(struct claim *c, struct outlet *o);
 void claim_free(struct claim *c);
 enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err);
 size_t claim_start_jobs(struct claim *c);

@@ -230,7 +230,9 @@ static void on_claimed(void *arg, const struct err *err)
         engine_ledger_failed(w->engine);
     else if (c->count == 0 && c->next_due_ms != INT64_MAX) {
         int64_t wait = c->next_due_ms - clock_wall_ms();
-        wake_in(o, wait > 0 ? (uint64_t)wait : 1);
+        /* Due, and yet not claimed: its table is busy. The end of that load pumps again. */
+        if (wait > 0 || o->in_flight == 0)
+            wake_in(o, wait > 0 ? (uint64_t)wait : LEDGER_RETRY_MS);
     }
     o->is_empty = err == NULL && c->count == 0;
     size_t started = err == NULL ? claim_start_jobs(c) : 0;
@@ -264,6 +266,8 @@ void outlet_pump(struct outlet *o)
     uv_timer_stop(&o->timer);
     struct claim *c = claim_new(o, limit, bytes);
     struct err err = {0};
+    if (c != NULL)
+        claim_check_clock(c, o);
     if (c == NULL || ledger_run(e->ledger, claim_fn, on_claimed, c, &err) != ERR_NONE) {
         claim_free(c);
         wake_in(o, LEDGER_RETRY_MS);

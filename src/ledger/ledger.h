@@ -144,6 +144,8 @@ enum err_code ledger_count(struct ledger_tx *tx, const struct ledger_query *q, u
 enum err_code ledger_claim(struct ledger_tx *tx, const char *dest, int64_t now_ms, size_t limit, uint64_t max_bytes,
                            bool one_per_table, const char *const *skip_flows, struct arena *arena,
                            struct ledger_row ***ret_rows, size_t *ret_count, struct err *err);
+/* The wall clock was set back: rows of DEST that are due later than LATEST_MS are due then. Walks all rows that wait. */
+enum err_code ledger_clamp_due(struct ledger_tx *tx, const char *dest, int64_t latest_ms, struct err *err);
 /* When is the earliest due row of DEST (queued, retrying, settling) due? 0: now; INT64_MAX: none. Rows whose table is busy count: a claim may still find none. */
 enum err_code ledger_next_due(struct ledger_tx *tx, const char *dest, const char *const *skip_flows, int64_t *ret_ms, struct err *err);
 /* At start: rows in loading become queued (their load_key stays). Returns how many. */

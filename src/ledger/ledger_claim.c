@@ -292,6 +292,22 @@ enum err_code ledger_claim(struct ledger_tx *tx, const char *dest, int64_t now_m
     return err->code;
 }
 
+enum err_code ledger_clamp_due(struct ledger_tx *tx, const char *dest, int64_t latest_ms, struct err *err)
+{
+    struct query q;
+    int64_t dest_id;
+    err_clear(err);
+    if (ledger_name_find(tx, dest, &dest_id, err) != ERR_NONE || dest_id == 0)
+        return err->code;
+    if (query_begin(&q, tx,
+                    "UPDATE file SET next_try_ms = ?2 WHERE dest = ?1 AND next_try_ms > ?2 AND state IN (1, 2, 4)",
+                    err) != ERR_NONE)
+        return err->code;
+    query_int(&q, dest_id);
+    query_int(&q, latest_ms);
+    return query_run(&q, err);
+}
+
 enum err_code ledger_next_due(struct ledger_tx *tx, const char *dest, const char *const *skip_flows, int64_t *ret_ms,
                               struct err *err)
 {

@@ -36,7 +36,7 @@ struct settle_health {
 
 /*
  * A path is whole (ERR NULL, FOUND->id filled by a fresh stat) or gone, not a regular file, or a link that leads out of
- * the root (ERR_INPUT). On the loop thread, on a later turn. A file that can't be opened (permissions) goes on waiting.
+ * the root (ERR_INPUT). ERR_STOPPED: it was forgotten because too many wait for their markers; its marker brings it back. On the loop thread, on a later turn. A file that can't be opened (permissions) goes on waiting.
  */
 typedef void settle_cb(void *arg, const struct found *found, const struct err *err);
 

@@ -97,6 +97,9 @@ static void run_look(struct work *work)
 
 /* ---- on the loop thread */
 
+/* This part of all tickets may wait for markers; more are forgotten. */
+#define MARKER_SHARE 4
+
 static void try_later(struct settle *s, struct ticket *t, enum ticket_why why, uint64_t now)
 {
     /* Events end these waits as a rule; looking again is for those that no event can tell (another name of the file).
@@ -161,6 +164,18 @@ static bool is_whole(struct settle *s, struct ticket *t, const struct look_resul
     return rest == 0;
 }
 
+/* Thousands that wait for their markers must not keep others out: the marker brings its file back by itself. */
+static void forget(struct settle *s, struct ticket *t)
+{
+    struct found found = {.path = t->path, .how = FOUND_SCANNED, .id = t->seen};
+    struct err err;
+    err_set(&err, ERR_STOPPED, true, "it waits for its marker, and is looked at again when that appears");
+    t->is_looked_at = true; /* the ticket's path lives until the callback is back */
+    ticket_drop(s, t);
+    s->cb(s->arg, &found, &err);
+    free(t);
+}
+
 static void answer(struct settle *s, struct ticket *t, const struct look_result *r)
 {
     uint64_t now = clock_mono_ms();
@@ -183,8 +198,11 @@ static void answer(struct settle *s, struct ticket *t, const struct look_result 
         try_later(s, t, WHY_OPEN, now);
         return;
     }
-    if (!is_gone && !is_whole(s, t, r, now))
+    if (!is_gone && !is_whole(s, t, r, now)) {
+        if (t->why == WHY_MARKER && s->count > s->options.max_tickets / MARKER_SHARE)
+            forget(s, t);
         return;
+    }
     struct found found = {.path = t->path, .how = t->kind == TICKET_CLOSED ? FOUND_CLOSED : FOUND_SCANNED};
     bool is_silent = is_gone && t->is_from_marker; /* a marker without its file */
     t->is_looked_at = true;                        /* the ticket's path lives until the callback is back */

@@ -407,6 +407,21 @@ static void counters_tell_files_by_flow_and_state(void **state)
     assert_int_equal(count_of(f, &(struct ledger_query){.flow = "nobody"}), 0);
 }
 
+static void a_clock_that_was_set_back_makes_no_wait_longer(void **state)
+{
+    struct fixture *f = *state;
+    int64_t due;
+    add(f, "a", "w", "t", STATE_RETRYING, 1, 90000000);
+    add(f, "b", "w", "t", STATE_RETRYING, 2, 1500);
+    add(f, "c", "w", "t", STATE_LOADED, 3, 90000000);
+    assert_int_equal(ledger_clamp_due(f->tx, "db", 2000, &f->err), ERR_NONE);
+    assert_int_equal(ledger_next_due(f->tx, "db", NULL, &due, &f->err), ERR_NONE);
+    assert_int_equal(due, 1500);
+    assert_int_equal(claim(f, 2000, 10, 0, false, NULL), 2);
+    assert_int_equal(get(f, "c", "w")->next_try_ms, 90000000);
+    assert_int_equal(ledger_clamp_due(f->tx, "nobody", 2000, &f->err), ERR_NONE);
+}
+
 static void the_folder_may_be_a_link_but_not_the_ledger_itself(void **state)
 {
     struct fixture *f = *state;
@@ -445,6 +460,7 @@ int main(void)
         T(small_facts_and_headers_are_kept_and_forgotten),
         T(receipts_are_listed_and_pruned),
         T(counters_tell_files_by_flow_and_state),
+        T(a_clock_that_was_set_back_makes_no_wait_longer),
         T(the_folder_may_be_a_link_but_not_the_ledger_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

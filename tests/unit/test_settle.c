@@ -25,7 +25,7 @@ struct fixture {
     struct settle *s;
     struct settle_options options;
     bool is_late, is_closed, is_denied;
-    unsigned whole, gone;
+    unsigned whole, gone, forgotten;
     char path[256];
     struct found found;
     uint64_t at_ms;
@@ -84,9 +84,11 @@ static void on_settled(void *arg, const struct found *found, const struct err *e
     struct fixture *f = arg;
     if (err == NULL)
         f->whole++;
+    else if (err->code == ERR_STOPPED)
+        f->forgotten++;
     else
         f->gone++;
-    if (err != NULL)
+    if (err != NULL && err->code != ERR_STOPPED)
         assert_int_equal(err->code, ERR_INPUT);
     f->found = *found;
     snprintf(f->path, sizeof f->path, "%s", found->path);
@@ -397,6 +399,31 @@ static void a_file_waits_for_its_marker(void **state)
     assert_int_equal(f->gone, 0);
 }
 
+static void files_without_their_markers_keep_nobody_out(void **state)
+{
+    struct fixture *f = *state;
+    char name[32];
+    f->options.ready_marker = "{name}.done";
+    f->options.max_tickets = 40;
+    begin(f);
+    for (int i = 0; i < 100; i++) {
+        snprintf(name, sizeof name, "w%03d.csv", i);
+        close(put(f, name, "abc", 0));
+        note(f, name, FOUND_CLOSED);
+        run_for(f, 5);
+    }
+    run_for(f, 200);
+    struct settle_health health;
+    settle_health(f->s, &health);
+    assert_in_range(health.waiting, 0, 10);
+    assert_int_equal(f->forgotten + health.waiting, 100);
+    assert_int_equal(f->whole, 0);
+    close(put(f, "w000.csv.done", "", 0));
+    note(f, "w000.csv.done", FOUND_CLOSED);
+    RUN_UNTIL(f, 2000, f->whole == 1);
+    assert_string_equal(f->path, "w000.csv");
+}
+
 static void a_rename_carries_the_wait(void **state)
 {
     struct fixture *f = *state;
@@ -539,6 +566,7 @@ int main(void)
         TEST(lost_events_end_a_wait_for_a_close),
         TEST(a_poll_needs_two_equal_looks),
         TEST(a_file_waits_for_its_marker),
+        TEST(files_without_their_markers_keep_nobody_out),
         TEST(a_rename_carries_the_wait),
         TEST(a_renamed_folder_carries_its_waits_and_a_gone_one_ends_them),
         TEST(a_file_that_is_gone_is_told_and_one_said_to_be_gone_is_forgotten),
