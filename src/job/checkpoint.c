@@ -1,6 +1,6 @@
 /*
- * checkpoint.c -- what a driver keeps between the remote steps of one load: ids that a restart must find again, or it would
- * start a second import of the same version. Filed under the load_key, so that it goes with the attempt.
+ * checkpoint.c -- what a driver keeps between the remote steps of one load: ids that a restart must find again, or it
+ * would start a second import of the same version. Filed under the load_key, so that it goes with the attempt.
  */
 #include "job_internal.h"
 
@@ -33,12 +33,13 @@ static void on_saved(void *arg, const struct err *err)
     saved(&job->load, err);
 }
 
-enum err_code checkpoint_save(struct load *load, const char *text, void (*saved)(struct load *load, const struct err *err),
-                              struct err *err)
+enum err_code checkpoint_save(struct load *load, const char *text,
+                              void (*saved)(struct load *load, const struct err *err), struct err *err)
 {
     struct job *job = load->owner;
     if (strlen(text) > CHECKPOINT_MAX)
-        return err_set(err, ERR_SYSTEM, false, "a checkpoint of %zu bytes is longer than %d", strlen(text), CHECKPOINT_MAX);
+        return err_set(err, ERR_SYSTEM, false, "a checkpoint of %zu bytes is longer than %d", strlen(text),
+                       CHECKPOINT_MAX);
     job->saving = arena_strdup(&job->arena, text);
     job->saved = saved;
     if (job->saving == NULL)

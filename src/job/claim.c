@@ -44,7 +44,8 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
     c->all_scanned = true;
     for (size_t i = 0; i < w->intake_count; i++)
         c->all_scanned = c->all_scanned && w->intakes[i].is_scanned && w->intakes[i].looking == 0;
-    /* Held: paused by reset; or a shared table before the source's first scan, when it is not known yet who is newest. */
+    /* Held: paused by reset; or a shared table before the source's first scan, when it is not known yet who is newest.
+     */
     size_t n = 0;
     for (size_t i = 0; i < w->config->flow_count; i++) {
         const struct config_flow *f = &w->config->flows[i];
@@ -54,8 +55,7 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
             c->held[n++] = f->name;
     }
     const struct job *job;
-    DL_FOREACH(w->engine->jobs, job)
-    {
+    DL_FOREACH(w->engine->jobs, job) {
         if (job->outlet == o)
             c->busy_drops[c->busy_count++] = job->row.id;
     }
@@ -104,8 +104,16 @@ static enum err_code end_row(struct ledger_tx *tx, struct ledger_row *row, enum 
     row->definition = flow->definition;
     row->finish_pending = state == STATE_QUARANTINED; /* the reason file is written by a finish-only job */
     const struct ledger_receipt r = {
-        .at_ms = row->since_ms, .source = row->source, .path = row->path, .flow = row->flow, .dest = row->dest,
-        .table = row->table, .state = state, .reason = reason, .receipt = {.dest_rows = -1}, .tries = row->tries,
+        .at_ms = row->since_ms,
+        .source = row->source,
+        .path = row->path,
+        .flow = row->flow,
+        .dest = row->dest,
+        .table = row->table,
+        .state = state,
+        .reason = reason,
+        .receipt = {.dest_rows = -1},
+        .tries = row->tries,
     };
     if (ledger_receipt_put(tx, &r, err) != ERR_NONE)
         return err->code;
@@ -188,7 +196,8 @@ static enum err_code is_overtaken(struct ledger_tx *tx, struct claim *c, const s
 }
 
 /* What a claimed row needs before its file is opened. Sets *RET_TAKE when a job is to be made of it. */
-static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledger_row *row, size_t index, struct err *err)
+static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledger_row *row, size_t index,
+                             struct err *err)
 {
     const struct config_flow *flow = config_flow_named(c->outlet->world->config, row->flow);
     if (flow == NULL || strcmp(flow->dest->name, row->dest) != 0 || intake_of(c->outlet->world, row->source) == NULL) {
@@ -200,8 +209,9 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
         if (find_owner(tx, c, row, &owner, err) != ERR_NONE)
             return err->code;
         if (owner != NULL) {
-            const char *reason = arena_printf(&c->arena, OWNED_PREFIX "%s: both %s and %s would replace %s; rename one of them",
-                                              owner, owner, row->path, row->table);
+            const char *reason =
+                arena_printf(&c->arena, OWNED_PREFIX "%s: both %s and %s would replace %s; rename one of them", owner,
+                             owner, row->path, row->table);
             return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_QUARANTINED, reason, flow, err);
         }
     } else if (flow->plan.mode == MODE_REPLACE && template_is_constant(flow->table)) {
@@ -239,7 +249,8 @@ struct drop_search {
     size_t found;
 };
 
-static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const struct config_flow *flow, bool is_carry)
+static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const struct config_flow *flow,
+                      bool is_carry)
 {
     struct ledger_row *copy = arena_alloc(&s->c->arena, sizeof *copy);
     if (copy == NULL) {
@@ -247,8 +258,8 @@ static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const
         return false;
     }
     *copy = *row;
-    const char **strings[] = {&copy->source, &copy->path, &copy->flow, &copy->dest,
-                              &copy->table, &copy->table_key, &copy->reason, &copy->load_key};
+    const char **strings[] = {&copy->source, &copy->path,      &copy->flow,   &copy->dest,
+                              &copy->table,  &copy->table_key, &copy->reason, &copy->load_key};
     for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
         if ((*strings[i] = arena_strdup(&s->c->arena, *strings[i])) == NULL) {
             err_nomem(s->err);
@@ -287,7 +298,8 @@ static bool successor_is_done(struct drop_search *s, const struct ledger_row *ro
         struct ledger_row *next;
         if (ledger_get(s->tx, row->source, path, row->flow, &s->c->arena, &next, s->err) != ERR_NONE)
             return false;
-        if (next == NULL) /* not settled yet, which may take its writer hours; or it never came, as a scan after our start shows */
+        if (next == NULL) /* not settled yet, which may take its writer hours; or it never came, as a scan after our
+                             start shows */
             return (clock_wall_ms() - row->since_ms > SUCCESSOR_WAIT_MS ||
                     (s->c->all_scanned && row->since_ms < s->c->started_ms)) &&
                    !is_there(s, row->source, path);
@@ -304,7 +316,10 @@ static bool successor_is_done(struct drop_search *s, const struct ledger_row *ro
 
 static bool table_is_taken(void *arg, const struct ledger_row *row)
 {
-    struct { int64_t me; bool taken; } *t = arg;
+    struct {
+        int64_t me;
+        bool taken;
+    } *t = arg;
     t->taken = t->taken || row->id != t->me;
     return !t->taken;
 }
@@ -331,8 +346,12 @@ static bool see_drop(void *arg, const struct ledger_row *row)
             s->c->next_due_ms = clock_wall_ms() + SUCCESSOR_WAIT_MS;
         return s->err->code == ERR_NONE;
     }
-    struct { int64_t me; bool taken; } t = {.me = row->id};
-    struct ledger_query q = {.dest = row->dest, .table_key = row->table_key,
+    struct {
+        int64_t me;
+        bool taken;
+    } t = {.me = row->id};
+    struct ledger_query q = {.dest = row->dest,
+                             .table_key = row->table_key,
                              .states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) | STATE_BIT(STATE_RETRYING) |
                                        STATE_BIT(STATE_LOADED) | STATE_BIT(STATE_SKIPPED)};
     if (ledger_each(s->tx, &q, table_is_taken, &t, s->err) != ERR_NONE)
@@ -362,8 +381,8 @@ enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err)
     c->count = 0;
     if (c->clamp_ms != 0 && ledger_clamp_due(tx, dest, c->clamp_ms, err) != ERR_NONE)
         return err->code;
-    if (ledger_claim(tx, dest, clock_wall_ms(), c->limit, c->max_bytes, !o->config->ops->runs_in_order, c->held, &c->arena,
-                     &c->rows, &c->row_count, err) != ERR_NONE)
+    if (ledger_claim(tx, dest, clock_wall_ms(), c->limit, c->max_bytes, !o->config->ops->runs_in_order, c->held,
+                     &c->arena, &c->rows, &c->row_count, err) != ERR_NONE)
         return err->code;
     for (size_t i = 0; i < c->row_count; i++)
         if (prepare(tx, c, c->rows[i], i, err) != ERR_NONE)
@@ -379,7 +398,8 @@ static void take_expected(struct job *job, const struct claimed *item)
     if (item->header == NULL)
         return;
     job->header = arena_strdup(&job->arena, item->header);
-    if (job->header != NULL && header_parse(job->header, &job->arena, &job->expect, &job->expect_count, &err) != ERR_NONE)
+    if (job->header != NULL &&
+        header_parse(job->header, &job->arena, &job->expect, &job->expect_count, &err) != ERR_NONE)
         job->expect = NULL;
 }
 

@@ -47,8 +47,7 @@ static void status_dests(const struct world *w, struct engine_status *s)
 static void status_jobs(struct engine *e, struct engine_status *s, size_t room)
 {
     struct job *job;
-    DL_FOREACH(e->jobs, job)
-    {
+    DL_FOREACH(e->jobs, job) {
         if (s->job_count == room)
             return;
         s->jobs[s->job_count++] = (struct engine_job_status){
@@ -88,7 +87,8 @@ static bool gather_path(void *arg, const char *path, int64_t since_ms)
                 g->failed = true;
                 return false;
             }
-            g->list[g->count] = (struct engine_waiting){g->in->config->name, copy, g->in->flows[f]->name, g->state, since_ms};
+            g->list[g->count] =
+                (struct engine_waiting){g->in->config->name, copy, g->in->flows[f]->name, g->state, since_ms};
         }
         g->count++;
     }
@@ -106,15 +106,15 @@ static void gather_all(const struct world *w, struct gather *g)
         settle_each(g->in->settle, gather_path, g);
         g->state = STATE_SEEN;
         const struct observed *o;
-        LL_FOREACH(g->in->settled, o)
-        {
+        LL_FOREACH(g->in->settled, o) {
             if (!gather_path(g, o->path, clock_wall_ms()))
                 break;
         }
     }
 }
 
-enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count, struct err *err)
+enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count,
+                             struct err *err)
 {
     struct gather g = {.arena = arena};
     *ret = NULL;
@@ -200,7 +200,8 @@ static const char *below_root(const struct intake *in, const char *path)
 {
     if (path[0] != '/')
         return strncmp(path, "./", 2) == 0 ? path + 2 : path;
-    const char *root = in->state != NULL && in->config->ops->root_path != NULL ? in->config->ops->root_path(in->state) : "";
+    const char *root =
+        in->state != NULL && in->config->ops->root_path != NULL ? in->config->ops->root_path(in->state) : "";
     const char *rel = below(root, path);
     char *resolved = rel == NULL ? realpath(root, NULL) : NULL;
     if (resolved != NULL)
@@ -210,7 +211,8 @@ static const char *below_root(const struct intake *in, const char *path)
 }
 
 /* What holds up the flows of IN that take the file REL. */
-static enum engine_note explain_flows(struct engine *e, const struct intake *in, const char *rel, char *ret, size_t size)
+static enum engine_note explain_flows(struct engine *e, const struct intake *in, const char *rel, char *ret,
+                                      size_t size)
 {
     for (size_t f = 0; f < in->flow_count; f++) {
         if (!config_flow_takes(in->flows[f], rel))
@@ -223,7 +225,8 @@ static enum engine_note explain_flows(struct engine *e, const struct intake *in,
             return NOTE_DEST;
         }
         if (engine_flow_paused(e, in->flows[f]->name)) {
-            snprintf(ret, size, "flow %s is paused since it was reset; chute retry --all starts it again", in->flows[f]->name);
+            snprintf(ret, size, "flow %s is paused since it was reset; chute retry --all starts it again",
+                     in->flows[f]->name);
             return NOTE_PAUSED;
         }
     }
@@ -242,8 +245,7 @@ enum engine_note engine_explain(struct engine *e, const char *path, char *ret, s
         if (rel == NULL)
             continue;
         struct job *job;
-        DL_FOREACH(e->jobs, job)
-        {
+        DL_FOREACH(e->jobs, job) {
             if (job->intake != in || strcmp(job->row.path, rel) != 0)
                 continue;
             snprintf(ret, size, "is being loaded into %s right now (%llu of %llu bytes)", job->outlet->config->name,
@@ -346,8 +348,8 @@ static bool collect_paths(struct retry_work *work, const char *const *paths, siz
     return true;
 }
 
-enum err_code engine_retry(struct engine *e, const char *const *paths, size_t count, bool all, engine_count_cb *cb, void *arg,
-                           struct err *err)
+enum err_code engine_retry(struct engine *e, const char *const *paths, size_t count, bool all, engine_count_cb *cb,
+                           void *arg, struct err *err)
 {
     if (e->world == NULL || e->is_draining)
         return err_set(err, ERR_STOPPED, false, "chute is stopping");
@@ -464,8 +466,7 @@ static enum err_code pending_fn(struct ledger_tx *tx, void *arg, struct err *err
 static bool is_finishing(const struct engine *e, int64_t row_id)
 {
     const struct job *job;
-    DL_FOREACH(e->jobs, job)
-    {
+    DL_FOREACH(e->jobs, job) {
         if (job->row.id == row_id && !job->is_drop)
             return true;
     }

@@ -417,7 +417,9 @@ enum err_code engine_reload(struct engine *e, struct config *config, struct err 
     if (e->is_draining || e->world == NULL)
         return err_set(err, ERR_STOPPED, false, "chute is stopping");
     if (e->old != NULL)
-        return err_set(err, ERR_SYSTEM, true, "the last reload has not finished: loads of the configuration before it are still running; try again");
+        return err_set(
+            err, ERR_SYSTEM, true,
+            "the last reload has not finished: loads of the configuration before it are still running; try again");
     for (size_t i = 0; i < e->world->intake_count; i++) /* what was accepted since the start */
         engine_remember_root(e, &e->world->intakes[i]);
     struct world *w = NULL;
@@ -475,7 +477,8 @@ static bool count_drop(void *arg, const struct ledger_row *row)
     if (flow == NULL || strcmp(flow->dest->name, row->dest) != 0)
         return true;
     if (strncmp(row->reason, RENAMED_PREFIX, strlen(RENAMED_PREFIX)) == 0 &&
-        ledger_get(work->tx, row->source, row->reason + strlen(RENAMED_PREFIX), row->flow, &work->arena, &next, work->err) != ERR_NONE)
+        ledger_get(work->tx, row->source, row->reason + strlen(RENAMED_PREFIX), row->flow, &work->arena, &next,
+                   work->err) != ERR_NONE)
         return false;
     work->waiting += next == NULL || next->state != STATE_QUARANTINED;
     return true;
@@ -491,7 +494,8 @@ static enum err_code idle_fn(struct ledger_tx *tx, void *arg, struct err *err)
     work->waiting = 0;
     for (size_t i = 0; i < config->flow_count; i++) {
         uint64_t waiting = 0;
-        const struct ledger_query q = {.flow = config->flows[i].name, .dest = config->flows[i].dest->name,
+        const struct ledger_query q = {.flow = config->flows[i].name,
+                                       .dest = config->flows[i].dest->name,
                                        .states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING) |
                                                  STATE_BIT(STATE_RETRYING) | STATE_BIT(STATE_SETTLING)};
         if (ledger_count(tx, &q, &waiting, err) != ERR_NONE)
@@ -582,8 +586,10 @@ static void on_grace_over(uv_timer_t *timer)
 {
     struct engine *e = timer->data;
     struct job *job, *tmp;
-    log_warn("%u loads have not finished in time and are stopped; they are taken up again at the next start", e->job_count);
-    DL_FOREACH_SAFE(e->jobs, job, tmp) job_abort(job);
+    log_warn("%u loads have not finished in time and are stopped; they are taken up again at the next start",
+             e->job_count);
+    DL_FOREACH_SAFE(e->jobs, job, tmp)
+        job_abort(job);
 }
 
 void engine_drain(struct engine *e, uint64_t grace_ms, void (*drained)(void *arg), void *arg)

@@ -18,14 +18,16 @@ struct intake *intake_of(struct world *w, const char *source)
     return NULL;
 }
 
-enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size, struct err *err)
+enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
+                         struct err *err)
 {
     struct template_facts facts = {.path = path, .flow = flow->name, .host = "", .port = ""};
     struct buf name;
     buf_init(&name);
     template_expand(flow->table, &facts, &name);
-    enum err_code code = name.failed ? err_nomem(err)
-                                     : flow->dest->ops->table_name(name.data, flow->plan.names, ret, ret_key, size, err);
+    enum err_code code = name.failed
+                             ? err_nomem(err)
+                             : flow->dest->ops->table_name(name.data, flow->plan.names, ret, ret_key, size, err);
     if (code != ERR_NONE)
         err_wrap(err, "table name from %s", flow->table);
     buf_done(&name);
@@ -49,9 +51,16 @@ bool is_unended(enum file_state s)
 static enum err_code tell_overtaken(struct ledger_tx *tx, const struct ledger_row *row, int64_t now_ms, struct err *err)
 {
     const struct ledger_receipt r = {
-        .at_ms = now_ms, .source = row->source, .path = row->path, .flow = row->flow, .dest = row->dest, .table = row->table,
-        .state = STATE_SKIPPED, .reason = "overtaken by a newer version of the file",
-        .receipt = {.dest_rows = -1, .bytes = row->file.size}, .tries = row->tries,
+        .at_ms = now_ms,
+        .source = row->source,
+        .path = row->path,
+        .flow = row->flow,
+        .dest = row->dest,
+        .table = row->table,
+        .state = STATE_SKIPPED,
+        .reason = "overtaken by a newer version of the file",
+        .receipt = {.dest_rows = -1, .bytes = row->file.size},
+        .tries = row->tries,
     };
     return ledger_receipt_put(tx, &r, err);
 }
@@ -78,19 +87,25 @@ enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct
     struct err name_err = {0};
     if (flow_table(flow, path, table, key, sizeof table, &name_err) != ERR_NONE)
         table[0] = key[0] = '\0'; /* the job says so when it is opened */
-    struct ledger_row fresh = {.source = in->config->name, .path = path, .flow = flow->name, .dest = flow->dest->name,
-                               .reason = "", .state = STATE_SEEN};
+    struct ledger_row fresh = {.source = in->config->name,
+                               .path = path,
+                               .flow = flow->name,
+                               .dest = flow->dest->name,
+                               .reason = "",
+                               .state = STATE_SEEN};
     bool is_new = row == NULL;
     if (is_new)
         row = &fresh;
     else if (file_id_same(&row->file, id) && row->state != STATE_GONE && row->state != STATE_SETTLING &&
-             !(row->state == STATE_QUARANTINED && row->definition != flow->definition) && strcmp(row->dest, flow->dest->name) == 0)
+             !(row->state == STATE_QUARANTINED && row->definition != flow->definition) &&
+             strcmp(row->dest, flow->dest->name) == 0)
         goto free_arena; /* known */
     bool same_version = !is_new && file_id_same(&row->file, id) && row->state == STATE_SETTLING;
-    if (!is_new && (row->state == STATE_QUEUED || row->state == STATE_RETRYING) && row->file.size + (uint64_t)row->file.mtime_ns > 0 &&
-        (code = tell_overtaken(tx, row, now_ms, err)) != ERR_NONE)
+    if (!is_new && (row->state == STATE_QUEUED || row->state == STATE_RETRYING) &&
+        row->file.size + (uint64_t)row->file.mtime_ns > 0 && (code = tell_overtaken(tx, row, now_ms, err)) != ERR_NONE)
         goto free_arena;
-    /* A file that chute or the user took away and that comes back is a new one, not a changed one; what it loaded stays known. */
+    /* A file that chute or the user took away and that comes back is a new one, not a changed one; what it loaded stays
+     * known. */
     if (row->state == STATE_GONE || row->taken_by_us) {
         bool table_stays = flow->plan.mode == MODE_REPLACE && row->state != STATE_GONE;
         bool drop_owed = row->state == STATE_GONE && row->drop_pending;
@@ -135,7 +150,8 @@ free_arena:
 struct note_work {
     struct intake *in;
     struct observed *list;
-    struct observed *deferred;      /* other files at names whose old files may have been renamed: those are looked for first */
+    struct observed
+        *deferred; /* other files at names whose old files may have been renamed: those are looked for first */
     struct observed *maybe_renamed; /* same inode as a known file of another path: look whether that one is gone */
 };
 
@@ -148,12 +164,15 @@ struct inode_search {
 static bool see_inode(void *arg, const struct ledger_row *row)
 {
     struct inode_search *s = arg;
-    s->found = strcmp(row->path, s->path) != 0 && !row->taken_by_us && row->file.size == s->id->size && row->file.mtime_ns == s->id->mtime_ns;
+    s->found = strcmp(row->path, s->path) != 0 && !row->taken_by_us && row->file.size == s->id->size &&
+               row->file.mtime_ns == s->id->mtime_ns;
     return !s->found;
 }
 
-/* Is there a file of this inode under another name in the ledger, while this name is new? Then it may have been renamed while we did not look. */
-static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, const struct observed *o, bool *ret, struct err *err)
+/* Is there a file of this inode under another name in the ledger, while this name is new? Then it may have been renamed
+ * while we did not look. */
+static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, const struct observed *o, bool *ret,
+                                    struct err *err)
 {
     *ret = false;
     if (o->skip_inode || o->id.inode == 0)
@@ -170,14 +189,15 @@ static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, con
 }
 
 /* mv log log.1 and a new log while we did not look: what the ledger has as log must become log.1 before. */
-static enum err_code took_a_name(struct ledger_tx *tx, struct note_work *work, const struct observed *o, bool *ret, struct err *err)
+static enum err_code took_a_name(struct ledger_tx *tx, struct note_work *work, const struct observed *o, bool *ret,
+                                 struct err *err)
 {
     const struct observed *m;
     *ret = false;
-    LL_FOREACH(work->maybe_renamed, m)
-    {
+    LL_FOREACH(work->maybe_renamed, m) {
         uint64_t count = 0;
-        const struct ledger_query q = {.source = work->in->config->name, .path = o->path, .inode = m->id.inode, .dev = m->id.dev};
+        const struct ledger_query q = {
+            .source = work->in->config->name, .path = o->path, .inode = m->id.inode, .dev = m->id.dev};
         if (m->id.inode == o->id.inode)
             continue;
         if (ledger_count(tx, &q, &count, err) != ERR_NONE)
@@ -193,8 +213,7 @@ static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
     struct intake *in = work->in;
     int64_t now_ms = clock_wall_ms();
     struct observed *o, *tmp;
-    LL_FOREACH_SAFE(work->list, o, tmp)
-    {
+    LL_FOREACH_SAFE(work->list, o, tmp) {
         bool maybe;
         if (may_be_renamed(tx, in, o, &maybe, err) != ERR_NONE)
             return err->code;
@@ -203,8 +222,7 @@ static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
             LL_PREPEND(work->maybe_renamed, o);
         }
     }
-    LL_FOREACH_SAFE(work->list, o, tmp)
-    {
+    LL_FOREACH_SAFE(work->list, o, tmp) {
         bool waits;
         if (took_a_name(tx, work, o, &waits, err) != ERR_NONE)
             return err->code;
@@ -227,7 +245,8 @@ static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
 static void free_observed(struct observed *list)
 {
     struct observed *o, *tmp;
-    LL_FOREACH_SAFE(list, o, tmp) free(o);
+    LL_FOREACH_SAFE(list, o, tmp)
+        free(o);
 }
 
 static void on_noted(void *arg, const struct err *err)
@@ -522,7 +541,8 @@ static void on_scan_done(void *arg, const struct scan_result *result)
  */
 void intake_scan_settled(struct intake *in)
 {
-    if (!in->scan_over || in->chunk != NULL || in->is_flushing || in->settled != NULL || in->looking > 0 || in->world->is_stopping)
+    if (!in->scan_over || in->chunk != NULL || in->is_flushing || in->settled != NULL || in->looking > 0 ||
+        in->world->is_stopping)
         return;
     if (in->sweep_owed) {
         in->sweep_owed = false;
@@ -551,8 +571,9 @@ bool intake_is_quiet(const struct intake *in)
     struct settle_health settle;
     in->config->ops->health(in->state, &source);
     settle_health(in->settle, &settle);
-    return in->is_scanned && in->scan_over && in->chunk == NULL && in->settled == NULL && !in->is_flushing && !in->is_lost &&
-           settle.waiting == 0 && in->gone == NULL && !in->is_probing_gone && in->sweep == NULL && in->looking == 0;
+    return in->is_scanned && in->scan_over && in->chunk == NULL && in->settled == NULL && !in->is_flushing &&
+           !in->is_lost && settle.waiting == 0 && in->gone == NULL && !in->is_probing_gone && in->sweep == NULL &&
+           in->looking == 0;
 }
 
 /* ---- open and stop ---- */
@@ -600,7 +621,8 @@ static enum err_code collect_flows(struct intake *in, struct err *err)
     return ERR_NONE;
 }
 
-enum err_code intake_open(struct intake *in, const struct config_source *config, const char *root_identity, struct err *err)
+enum err_code intake_open(struct intake *in, const struct config_source *config, const char *root_identity,
+                          struct err *err)
 {
     struct engine *e = in->world->engine;
     in->config = config;
@@ -615,15 +637,22 @@ enum err_code intake_open(struct intake *in, const struct config_source *config,
     in->avoid = folders_to_avoid(in);
     if (in->avoid == NULL)
         return err_nomem(err);
-    const struct source_sink sink = {.arg = in, .on_found = on_found, .on_overflow = on_overflow, .on_scanned = on_scanned,
-                                     .on_scan_done = on_scan_done, .on_health = on_health};
-    if (config->ops->open(config->options, e->loop, &sink, max_depth(in), in->avoid, is_wanted, in, &in->state, err) != ERR_NONE)
+    const struct source_sink sink = {.arg = in,
+                                     .on_found = on_found,
+                                     .on_overflow = on_overflow,
+                                     .on_scanned = on_scanned,
+                                     .on_scan_done = on_scan_done,
+                                     .on_health = on_health};
+    if (config->ops->open(config->options, e->loop, &sink, max_depth(in), in->avoid, is_wanted, in, &in->state, err) !=
+        ERR_NONE)
         return err_wrap(err, "source %s", config->name);
     snprintf(in->root_identity, sizeof in->root_identity, "%s", root_identity != NULL ? root_identity : "");
     if (config->ops->expect_root != NULL)
         config->ops->expect_root(in->state, root_identity != NULL ? root_identity : "");
-    const struct settle_options options = {.debounce_ms = config->debounce_ms, .settle_ms = config->settle_ms,
-                                           .ready_marker = config->ready_marker, .max_tickets = SETTLED_MAX};
+    const struct settle_options options = {.debounce_ms = config->debounce_ms,
+                                           .settle_ms = config->settle_ms,
+                                           .ready_marker = config->ready_marker,
+                                           .max_tickets = SETTLED_MAX};
     if (settle_open(e->loop, &options, config->ops->open_now, in->state, on_settled, in, &in->settle, err) != ERR_NONE)
         return err_wrap(err, "source %s", config->name);
     return ERR_NONE;
@@ -635,7 +664,8 @@ void intake_forget(struct intake *in)
     free_observed(in->deferred);
     in->settled = in->deferred = NULL;
     struct gone_path *g, *tmp;
-    LL_FOREACH_SAFE(in->gone, g, tmp) free(g);
+    LL_FOREACH_SAFE(in->gone, g, tmp)
+        free(g);
     in->gone = NULL;
     free(in->flows);
     free(in->avoid);

@@ -24,7 +24,7 @@ extern const double load_bucket_bounds[LOAD_BUCKETS - 1];
 struct flow_counters {
     const char *flow;
     uint64_t rows, rejected_rows, bytes;
-    uint64_t loads, load_bucket[LOAD_BUCKETS];  /* not cumulative */
+    uint64_t loads, load_bucket[LOAD_BUCKETS]; /* not cumulative */
     double load_seconds;
 };
 enum retry_class { RETRY_INPUT, RETRY_REMOTE, RETRY_SYSTEM, RETRY_CHANGED, RETRY_CLASSES };
@@ -33,16 +33,16 @@ extern const char *const retry_class_names[RETRY_CLASSES];
 struct engine_source_status {
     const char *name, *type;
     struct source_health health;
-    const char *evidence;         /* of settle: "close", "writers", "age" */
+    const char *evidence; /* of settle: "close", "writers", "age" */
     uint64_t settling;
-    uint64_t pending_deletes;     /* held, wait for `chute retry --deletes` */
+    uint64_t pending_deletes; /* held, wait for `chute retry --deletes` */
 };
 struct engine_dest_status {
     const char *name, *type;
     struct dest_health health;
-    const char *state;            /* "ok" "down" (breaker open) "blocked" "opening" */
-    const char *reason;           /* "" or the last error */
-    int64_t next_probe_ms;        /* wall clock, 0 none */
+    const char *state;     /* "ok" "down" (breaker open) "blocked" "opening" */
+    const char *reason;    /* "" or the last error */
+    int64_t next_probe_ms; /* wall clock, 0 none */
     uint64_t in_flight;
 };
 struct engine_job_status {
@@ -53,12 +53,12 @@ struct engine_job_status {
 /* A snapshot, in ARENA; strings valid until the next turn of the loop. */
 struct engine_status {
     bool is_ready;
-    char not_ready[512];          /* reasons, "" when ready */
+    char not_ready[512]; /* reasons, "" when ready */
     struct engine_source_status *sources;
     size_t source_count;
     struct engine_dest_status *dests;
     size_t dest_count;
-    struct engine_job_status *jobs;   /* in flight, at most 64 */
+    struct engine_job_status *jobs; /* in flight, at most 64 */
     size_t job_count;
     struct flow_counters *flows;
     size_t flow_count;
@@ -70,8 +70,8 @@ struct engine_status {
 enum err_code engine_status(struct engine *e, struct arena *arena, struct engine_status *ret, struct err *err);
 
 /*
- * A file that waits in memory for one flow: settling, or seen (whole, on its way into the ledger). If the ledger has a row
- * of it, that row speaks of an older version; the file counts here and not there.
+ * A file that waits in memory for one flow: settling, or seen (whole, on its way into the ledger). If the ledger has a
+ * row of it, that row speaks of an older version; the file counts here and not there.
  */
 struct engine_waiting {
     const char *source, *path, *flow;
@@ -79,7 +79,8 @@ struct engine_waiting {
     int64_t since_ms;
 };
 /* All of them, in ARENA; bounded by what settle and the way into the ledger hold. */
-enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count, struct err *err);
+enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count,
+                             struct err *err);
 
 /* Answers come once, on a later turn. COUNT: files queued again. */
 typedef void engine_count_cb(void *arg, uint64_t count, const struct err *err);
@@ -102,23 +103,25 @@ enum engine_note {
     NOTE_DEST,     /* its destination is down or blocked */
     NOTE_PAUSED,   /* its flow was reset */
 };
-/* About an absolute or relative path; RET gets a sentence without its first word and full stop ("" for NOTE_NONE), such as "flow F is paused …". */
+/* About an absolute or relative path; RET gets a sentence without its first word and full stop ("" for NOTE_NONE), such
+ * as "flow F is paused …". */
 enum engine_note engine_explain(struct engine *e, const char *path, char *ret, size_t size);
 
 struct engine_options {
     uv_loop_t *loop;
-    struct config *config;        /* takes a reference */
+    struct config *config; /* takes a reference */
     struct ledger *ledger;
-    bool no_sources;              /* watch nothing: files come by engine_offer() */
-    bool quiet;                   /* the caller tells how each file ended: only what concerns no single file is logged */
-    bool once;                    /* run --once or load: on_idle is called when all there is to do now is done */
+    bool no_sources; /* watch nothing: files come by engine_offer() */
+    bool quiet;      /* the caller tells how each file ended: only what concerns no single file is logged */
+    bool once;       /* run --once or load: on_idle is called when all there is to do now is done */
     void (*on_idle)(void *arg);
     void *arg;
 };
 enum err_code engine_open(const struct engine_options *options, struct engine **ret, struct err *err);
 /* Go on with another configuration; running jobs keep theirs. On error nothing has changed. */
 enum err_code engine_reload(struct engine *e, struct config *config, struct err *err);
-/* Take nothing new; DRAINED when the last job has ended or after GRACE_MS (rest aborted, they resume at the next start). */
+/* Take nothing new; DRAINED when the last job has ended or after GRACE_MS (rest aborted, they resume at the next
+ * start). */
 void engine_drain(struct engine *e, uint64_t grace_ms, void (*drained)(void *arg), void *arg);
 void engine_close(struct engine *e, void (*closed)(void *arg), void *arg); /* after drained */
 

@@ -20,9 +20,9 @@
 #include <string.h>
 #include <utlist.h>
 
-#define SETTLED_MAX 4096           /* tickets and paths kept in memory per source */
-#define PAGE_ROWS 256              /* rows of one sweep step */
-#define PROBE_BLOCKED_MS 300000    /* rules.md: a blocked destination is probed every 5 minutes */
+#define SETTLED_MAX 4096        /* tickets and paths kept in memory per source */
+#define PAGE_ROWS 256           /* rows of one sweep step */
+#define PROBE_BLOCKED_MS 300000 /* rules.md: a blocked destination is probed every 5 minutes */
 #define BREAKER_FAILURES 3
 #define LEDGER_RETRY_MS 1000
 #define CLAIM_BYTES (8u << 20)
@@ -34,25 +34,25 @@ struct world {
     size_t intake_count;
     struct outlet *outlets;
     size_t outlet_count;
-    unsigned holds;        /* jobs, ledger works, probes under way */
-    unsigned closing;      /* handles and drivers that have not closed yet */
-    bool is_stopping;      /* takes nothing new */
+    unsigned holds;   /* jobs, ledger works, probes under way */
+    unsigned closing; /* handles and drivers that have not closed yet */
+    bool is_stopping; /* takes nothing new */
     bool is_closing;
-    struct world *next;    /* older worlds */
+    struct world *next; /* older worlds */
 };
 
 /* A path and a version of it, on its way into the ledger. */
 struct observed {
     struct observed *next;
     struct file_id id;
-    bool skip_inode;       /* the rename check was done */
+    bool skip_inode; /* the rename check was done */
     char path[];
 };
 
 /* A path that may have been deleted. */
 struct gone_path {
     struct gone_path *next;
-    uint64_t due_ms;       /* monotonic */
+    uint64_t due_ms; /* monotonic */
     char path[];
 };
 
@@ -61,7 +61,7 @@ struct sweep;
 struct intake {
     struct world *world;
     const struct config_source *config;
-    void *state;               /* the driver's; NULL when nothing is watched (chute load) */
+    void *state; /* the driver's; NULL when nothing is watched (chute load) */
     struct settle *settle;
     const struct config_flow **flows;
     size_t flow_count;
@@ -70,32 +70,32 @@ struct intake {
     const struct found *chunk; /* of the scan; borrowed until scan_resume() */
     size_t chunk_count, chunk_next;
     bool chunk_needed[SCAN_CHUNK];
-    bool is_checking;          /* the chunk is with the ledger */
+    bool is_checking; /* the chunk is with the ledger */
 
     struct observed *deferred; /* until nothing is looked for any more */
     struct observed *settled;
     size_t settled_count;
     bool is_flushing;
-    bool is_lost;              /* something was dropped: scan when there is room again */
+    bool is_lost; /* something was dropped: scan when there is room again */
 
     struct gone_path *gone;
     size_t gone_count;
     uv_timer_t gone_timer;
     bool is_probing_gone;
 
-    struct sweep *sweep;       /* under way */
+    struct sweep *sweep; /* under way */
     bool sweep_again;
-    bool sweep_owed;           /* a scan is over: sweep once all it found is in the ledger, so that renames are known first */
-    bool force_deletes;        /* chute retry --deletes */
+    bool sweep_owed;    /* a scan is over: sweep once all it found is in the ledger, so that renames are known first */
+    bool force_deletes; /* chute retry --deletes */
     uint64_t held_deletes;
     char held_reason[256];
-    char root_identity[64];    /* the one in the ledger */
-    unsigned looking;          /* new names that may be old files, being looked at */
-    bool is_scanned;           /* the first scan has finished, and all it found is in the ledger */
-    bool scan_over;            /* on_scan_done came */
+    char root_identity[64]; /* the one in the ledger */
+    unsigned looking;       /* new names that may be old files, being looked at */
+    bool is_scanned;        /* the first scan has finished, and all it found is in the ledger */
+    bool scan_over;         /* on_scan_done came */
     bool is_source_closed;
-    char problem[512];         /* of the source, as it was last logged */
-    bool is_missing;           /* said to be unreachable */
+    char problem[512]; /* of the source, as it was last logged */
+    bool is_missing;   /* said to be unreachable */
 };
 
 enum outlet_state { OUTLET_OPENING, OUTLET_OK, OUTLET_DOWN, OUTLET_BLOCKED };
@@ -106,21 +106,21 @@ struct outlet {
     void *state;
     enum outlet_state health;
     char reason[512];
-    unsigned failures;         /* in a row */
-    int64_t answered_ms;       /* wall: when it last answered anybody */
-    int64_t probe_at_ms;       /* wall, for status */
+    unsigned failures;   /* in a row */
+    int64_t answered_ms; /* wall: when it last answered anybody */
+    int64_t probe_at_ms; /* wall, for status */
     bool is_connecting;
     bool is_claiming;
     bool claim_again;
-    bool on_probation;         /* one load at a time until one works */
-    bool is_empty;             /* the last claim found nothing due */
-    int64_t clock_offset_ms;   /* wall minus monotonic clock at the last claim; 0: there was none */
-    char identity[sizeof ((struct dest_health *)0)->identity]; /* as the ledger was asked about last */
-    bool is_learning;          /* the ledger is asked whether this is the destination it knows */
+    bool on_probation;       /* one load at a time until one works */
+    bool is_empty;           /* the last claim found nothing due */
+    int64_t clock_offset_ms; /* wall minus monotonic clock at the last claim; 0: there was none */
+    char identity[sizeof((struct dest_health *)0)->identity]; /* as the ledger was asked about last */
+    bool is_learning; /* the ledger is asked whether this is the destination it knows */
     bool identity_known;
     unsigned in_flight;
     uint64_t in_flight_bytes;
-    uv_timer_t timer;          /* next due row, breaker or probe */
+    uv_timer_t timer; /* next due row, breaker or probe */
 };
 
 enum job_state { JOB_OPENING, JOB_CHECKING, JOB_LOADING, JOB_RECORDING, JOB_FINISHING, JOB_CLOSING, JOB_STATES };
@@ -137,18 +137,18 @@ struct job {
     struct arena arena;
     enum job_state state;
     uint64_t path_hash;
-    struct ledger_row row;      /* as claimed; strings in ARENA */
+    struct ledger_row row; /* as claimed; strings in ARENA */
     bool is_drop;
-    bool is_carry;              /* with is_drop: not a drop, but a receipt that follows a renamed file */
+    bool is_carry; /* with is_drop: not a drop, but a receipt that follows a renamed file */
     bool is_finish_only;
     int64_t started_ms;
 
     /* from the claim */
-    const char *header;         /* stored header of the table, JSON; NULL none */
+    const char *header; /* stored header of the table, JSON; NULL none */
     const char **expect;
     size_t expect_count;
     bool want_hash;
-    bool is_repeat;             /* CHECKING: the ledger has this content */
+    bool is_repeat; /* CHECKING: the ledger has this content */
 
     /* OPENING, on the pool */
     struct work work;
@@ -159,26 +159,26 @@ struct job {
     struct rejects *rejects;
     bool has_hash;
     uint8_t hash[16];
-    bool prefix_matches;        /* on_changed: tail */
-    bool abandon;               /* a change in place was seen */
-    bool is_missing;            /* gone when it was to be opened: settle finds out what became of it */
-    bool waits_for_turn;        /* LOADING: an older one for the same table has not begun */
+    bool prefix_matches; /* on_changed: tail */
+    bool abandon;        /* a change in place was seen */
+    bool is_missing;     /* gone when it was to be opened: settle finds out what became of it */
+    bool waits_for_turn; /* LOADING: an older one for the same table has not begun */
 
     struct load load;
     void (*saved)(struct load *load, const struct err *err); /* a checkpoint is on its way to the ledger */
     const char *saving;
     bool has_checkpoint;
-    bool is_begun;              /* the driver has it */
+    bool is_begun; /* the driver has it */
 
     /* how it ended */
     struct err err;
     enum file_state end;
     char reason[768];
     struct receipt receipt;
-    bool load_again;            /* the destination confirmed an older version under this key: this one is still to do */
-    bool keeps_loaded;          /* loaded or duplicate: row gets hash and versions */
+    bool load_again;   /* the destination confirmed an older version under this key: this one is still to do */
+    bool keeps_loaded; /* loaded or duplicate: row gets hash and versions */
     int64_t next_try_ms;
-    bool requeue;               /* back to queued with the same load_key (stop, blocked) */
+    bool requeue; /* back to queued with the same load_key (stop, blocked) */
 
     /* FINISHING */
     enum finish_action action;
@@ -186,21 +186,21 @@ struct job {
     bool write_note;
     bool clear_note;
     bool finish_failed;
-    bool finish_changed;        /* another version was there: left in place */
+    bool finish_changed; /* another version was there: left in place */
     char place[1024];
-    uv_timer_t timer;           /* waits for a ledger that can't be written */
+    uv_timer_t timer; /* waits for a ledger that can't be written */
     bool has_timer;
 };
 
 struct engine {
     uv_loop_t *loop;
     struct ledger *ledger;
-    struct world *world;        /* the present one */
-    struct world *old;          /* being drained */
+    struct world *world; /* the present one */
+    struct world *old;   /* being drained */
     struct job *jobs;
     unsigned job_count;
     char *instance;
-    bool ledger_failing;       /* and that was said */
+    bool ledger_failing; /* and that was said */
     bool once;
     bool quiet;
     bool no_sources;
@@ -216,16 +216,16 @@ struct engine {
     uv_timer_t grace_timer;
     uv_timer_t ledger_timer;
     bool ledger_timer_on;
-    unsigned asks;              /* ledger works of our own (not of a world) under way: they use the engine */
-    unsigned handles;           /* of our own, still open */
-    unsigned resets;            /* under way */
+    unsigned asks;    /* ledger works of our own (not of a world) under way: they use the engine */
+    unsigned handles; /* of our own, still open */
+    unsigned resets;  /* under way */
     struct engine_root {
         char key[256];
         char value[64];
-    } *roots;                   /* identities of the sources' roots, as the ledger has them */
+    } * roots; /* identities of the sources' roots, as the ledger has them */
     size_t root_count;
     bool ledger_trying;
-    char **paused;              /* names of flows that reset has paused */
+    char **paused; /* names of flows that reset has paused */
     size_t paused_count;
     struct flow_counters *counters;
     size_t counter_count;
@@ -258,7 +258,8 @@ void engine_remember_root(struct engine *e, const struct intake *in);
 void on_nothing_to_drain(uv_timer_t *timer);
 
 /* intake.c */
-enum err_code intake_open(struct intake *in, const struct config_source *config, const char *root_identity, struct err *err);
+enum err_code intake_open(struct intake *in, const struct config_source *config, const char *root_identity,
+                          struct err *err);
 void intake_forget(struct intake *in); /* what is on its way in, when the world closes */
 void intake_settle_again(struct intake *in, const char *path, const struct file_id *id);
 void intake_rescan(struct intake *in);
@@ -272,20 +273,22 @@ enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct
                            const struct file_id *id, const char *new_key, int64_t now_ms, struct err *err);
 /* In a ledger transaction: the row's file is gone. REASON: RENAMED_PREFIX and the new name, or "". */
 enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struct ledger_row *row, const char *reason,
-                         int64_t now_ms, struct err *err);
+                        int64_t now_ms, struct err *err);
 /* In a ledger transaction: those quarantined because OWNER had their table are queued again. */
 enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err);
 bool is_unended(enum file_state s);
 const struct config_flow *config_flow_named(const struct config *config, const char *name);
 /* Table name and key of PATH in FLOW; ERR_INPUT: can't be made legal. */
-enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size, struct err *err);
+enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
+                         struct err *err);
 #define OWNED_PREFIX "table already belongs to "
-#define RENAMED_PREFIX "renamed to "   /* row in gone: its table goes when that path is loaded */
-#define CARRIED_PREFIX "renamed from " /* row with drop_pending that is not gone: the destination's receipt is to be carried along */
-#define AGAIN_PREFIX "again after: "   /* row that was quarantined: there is a reason file to remove */
+#define RENAMED_PREFIX "renamed to " /* row in gone: its table goes when that path is loaded */
+#define CARRIED_PREFIX                                                                                                 \
+    "renamed from " /* row with drop_pending that is not gone: the destination's receipt is to be carried along */
+#define AGAIN_PREFIX "again after: " /* row that was quarantined: there is a reason file to remove */
 #define DUPLICATE_PREFIX "already loaded"
 
-/* sweep.c */
+/* sweep.c and rename.c */
 /* These new names may be old files: look whether the old names are gone, then rename or note. Takes LIST. */
 void renames_look(struct intake *in, struct observed *list);
 void sweep_start(struct intake *in, const char *below, bool is_event);
@@ -297,7 +300,7 @@ void on_gone_timer(uv_timer_t *timer);
 enum err_code outlet_open(struct outlet *o, const struct config_dest *config, struct err *err);
 void outlet_pump(struct outlet *o);
 void outlet_connect(struct outlet *o);
-void outlet_answered(struct outlet *o);                    /* it works */
+void outlet_answered(struct outlet *o);                      /* it works */
 void outlet_failed(struct outlet *o, const struct err *err); /* a load failed for a reason that is not the file's */
 void outlet_stop(struct outlet *o);
 uint64_t backoff_ms(struct engine *e, const struct retry_options *r, int64_t tries);
@@ -310,17 +313,17 @@ struct claim {
     struct arena arena;
     size_t limit;
     uint64_t max_bytes;
-    const char **held;        /* flows to leave alone; NULL-terminated */
-    int64_t *busy_drops;      /* rows with a job in flight: nothing of theirs is dropped now */
+    const char **held;   /* flows to leave alone; NULL-terminated */
+    int64_t *busy_drops; /* rows with a job in flight: nothing of theirs is dropped now */
     size_t busy_count;
     int64_t started_ms;
     bool all_scanned;         /* every source has been scanned since then, and what was found is in the ledger */
     struct ledger_row **rows; /* as the ledger gave them, oldest first */
     size_t row_count;
-    struct claimed *items;    /* those that become jobs */
+    struct claimed *items; /* those that become jobs */
     size_t count;
     int64_t next_due_ms;
-    int64_t clamp_ms;         /* no wait may end later than this; 0: the clock went on as it should */
+    int64_t clamp_ms; /* no wait may end later than this; 0: the clock went on as it should */
 };
 struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes);
 void claim_check_clock(struct claim *c, struct outlet *o);
@@ -333,8 +336,12 @@ void finish_pending_start(struct world *w);
 enum err_code requeue_destination(struct ledger_tx *tx, const struct config *config, const char *dest, struct err *err);
 struct intake *intake_of(struct world *w, const char *source);
 
+/* job_life.c */
+void job_count_ended(struct job *job); /* in the totals and counters */
+void job_say_end(struct job *job);     /* one line for each end, there and nowhere else */
+
 /* job.c */
-void job_start(struct job *job);          /* from OPENING, or LOADING for a drop, or FINISHING */
+void job_start(struct job *job); /* from OPENING, or LOADING for a drop, or FINISHING */
 void job_abort(struct job *job);
 void job_change_seen(struct engine *e, struct intake *in, const char *path);
 void job_renamed(struct engine *e, struct intake *in, const struct config_flow *flow, const char *from, const char *to);
@@ -342,12 +349,13 @@ struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct
 void job_free(struct job *job);
 uint64_t path_hash(const char *path);
 void job_resume(struct job *job);
+void job_next_turn(struct job *done); /* DONE leaves its table: the next one in the order of their claim may begin */
 
 /* checkpoint.c: what a driver keeps between the remote steps of one load */
 #define CHECKPOINT_KEY_MAX 64
 const char *checkpoint_key(const char *load_key, char ret[CHECKPOINT_KEY_MAX]);
-enum err_code checkpoint_save(struct load *load, const char *text, void (*saved)(struct load *load, const struct err *err),
-                              struct err *err);
+enum err_code checkpoint_save(struct load *load, const char *text,
+                              void (*saved)(struct load *load, const struct err *err), struct err *err);
 /* record.c */
 enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err);
 enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err);
@@ -365,6 +373,7 @@ void open_run(struct work *work);
 void finish_run(struct work *work);
 enum err_code load_still_current(struct load *load, struct err *err);
 enum err_code header_json(const struct shape *shape, struct arena *arena, const char **ret, struct err *err);
-enum err_code header_parse(const char *json, struct arena *arena, const char ***ret, size_t *ret_count, struct err *err);
+enum err_code header_parse(const char *json, struct arena *arena, const char ***ret, size_t *ret_count,
+                           struct err *err);
 
 #endif

@@ -21,8 +21,8 @@ static void file_id_of(const struct stat *st, struct file_id *ret)
 }
 
 /*
- * Same bytes as far as stat() can tell. Not the ctime: a rename over the name or a chmod while we read changes it, and the
- * open inode still is a whole version.
+ * Same bytes as far as stat() can tell. Not the ctime: a rename over the name or a chmod while we read changes it, and
+ * the open inode still is a whole version.
  */
 static enum err_code still_the_version(int fd, const struct file_id *want, struct err *err)
 {
@@ -66,8 +66,8 @@ static int open_file(struct job *job)
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        err_set(&job->err, errno == ENOENT ? ERR_INPUT : ERR_SYSTEM, errno != ENOENT && errno != EACCES, "open %s: %s", path,
-                strerror(errno));
+        err_set(&job->err, errno == ENOENT ? ERR_INPUT : ERR_SYSTEM, errno != ENOENT && errno != EACCES, "open %s: %s",
+                path, strerror(errno));
     return fd;
 }
 
@@ -181,7 +181,8 @@ static enum err_code recover_folder(int dirfd, const char *path, struct err *err
 static void put_away(struct job *job)
 {
     const struct intake *in = job->intake;
-    int dirfd = in != NULL && in->state != NULL && in->config->ops->root_fd != NULL ? in->config->ops->root_fd(in->state) : -1;
+    int dirfd =
+        in != NULL && in->state != NULL && in->config->ops->root_fd != NULL ? in->config->ops->root_fd(in->state) : -1;
     if (dirfd >= 0 && job->is_finish_only && recover_folder(dirfd, job->row.path, &job->err) != ERR_NONE) {
         job->finish_failed = true;
         return;
@@ -221,8 +222,10 @@ void finish_run(struct work *work)
             .at_ms = clock_wall_ms(),
             .tries = (uint64_t)job->row.tries,
         };
-        bool was_moved = job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed && job->place[0] != '\0';
-        quarantine_write(was_moved ? NULL : job->engine->quarantine_dir, was_moved ? job->place : NULL, &note, &note_err);
+        bool was_moved =
+            job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed && job->place[0] != '\0';
+        quarantine_write(was_moved ? NULL : job->engine->quarantine_dir, was_moved ? job->place : NULL, &note,
+                         &note_err);
     }
     if (note_err.code != ERR_NONE) {
         struct log_about about = {.flow = job->row.flow, .file = job->row.path};

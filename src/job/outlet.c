@@ -82,8 +82,10 @@ void outlet_answered(struct outlet *o)
     struct dest_health health;
     memset(&health, 0, sizeof health);
     o->config->ops->health(o->state, &health);
-    if (o->identity_known && health.identity[0] != '\0' && strcmp(health.identity, o->identity) != 0 && !o->world->is_stopping) {
-        o->identity_known = false; /* replaced under our feet: nothing is claimed before the ledger has drawn its conclusions */
+    if (o->identity_known && health.identity[0] != '\0' && strcmp(health.identity, o->identity) != 0 &&
+        !o->world->is_stopping) {
+        o->identity_known =
+            false; /* replaced under our feet: nothing is claimed before the ledger has drawn its conclusions */
         learn_identity(o);
     }
     o->answered_ms = clock_wall_ms();
@@ -107,7 +109,8 @@ void outlet_failed(struct outlet *o, const struct err *err)
 
 /* ---- connect: at the start, and as the probe ---- */
 
-/* A destination with another identity than before was restored or made anew: what it should hold has to go there again. */
+/* A destination with another identity than before was restored or made anew: what it should hold has to go there again.
+ */
 static enum err_code identity_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct outlet *o = arg;
@@ -126,7 +129,8 @@ static enum err_code identity_fn(struct ledger_tx *tx, void *arg, struct err *er
         code = ledger_meta_put(tx, key, o->identity, err);
     if (code == ERR_NONE && is_other)
         log_warn("destination %s is another database than before (restored or made anew): the files that are still "
-                 "there are loaded again", o->config->name);
+                 "there are loaded again",
+                 o->config->name);
     arena_done(&arena);
     return code;
 }
@@ -249,7 +253,8 @@ void outlet_pump(struct outlet *o)
 {
     struct world *w = o->world;
     struct engine *e = w->engine;
-    if (w->is_stopping || e->is_draining || e->old != NULL || o->health != OUTLET_OK || ledger_problem(e->ledger)[0] != '\0')
+    if (w->is_stopping || e->is_draining || e->old != NULL || o->health != OUTLET_OK ||
+        ledger_problem(e->ledger)[0] != '\0')
         return;
     if (!o->identity_known) { /* the ledger could not be asked before */
         learn_identity(o);

@@ -73,11 +73,13 @@ enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner
 {
     if (owner->table_key[0] == '\0')
         return ERR_NONE;
-    struct ledger_query q = {.dest = owner->dest, .table_key = owner->table_key, .states = STATE_BIT(STATE_QUARANTINED)};
+    struct ledger_query q = {
+        .dest = owner->dest, .table_key = owner->table_key, .states = STATE_BIT(STATE_QUARANTINED)};
     return ledger_each(tx, &q, release_row, tx, err);
 }
 
-static enum err_code put_receipt(struct ledger_tx *tx, const struct job *job, const struct ledger_row *row, struct err *err)
+static enum err_code put_receipt(struct ledger_tx *tx, const struct job *job, const struct ledger_row *row,
+                                 struct err *err)
 {
     const struct ledger_receipt r = {
         .at_ms = clock_wall_ms(),
@@ -228,7 +230,8 @@ static void take_newer(struct job *job, struct ledger_row *row, char key[33], in
     row->tries = 0;
     row->failed_ms = 0;
     row->next_try_ms = 0;
-    if (row->state == STATE_GONE) { /* its reason and time stay: they may name the file that must be loaded before the drop */
+    if (row->state ==
+        STATE_GONE) { /* its reason and time stay: they may name the file that must be loaded before the drop */
         row->drop_pending = row->was_loaded && job->flow->on_delete != ON_DELETE_IGNORE;
         engine_new_key(NULL, key);
         row->load_key = key;
@@ -303,7 +306,8 @@ static enum err_code find_row(struct ledger_tx *tx, struct job *job, struct ledg
         return err->code;
     if (*ret != NULL && (*ret)->id == job->row.id)
         return ERR_NONE;
-    const struct ledger_query q = {.source = job->row.source, .flow = job->row.flow, .after_id = job->row.id - 1, .limit = 1};
+    const struct ledger_query q = {
+        .source = job->row.source, .flow = job->row.flow, .after_id = job->row.id - 1, .limit = 1};
     if (ledger_each(tx, &q, see_path, job, err) != ERR_NONE ||
         ledger_get(tx, job->row.source, job->row.path, job->row.flow, &job->arena, ret, err) != ERR_NONE)
         return err->code;

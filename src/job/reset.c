@@ -1,8 +1,8 @@
 /*
  * reset.c -- drop what a flow made and forget its files; and load again what a destination has lost.
  *
- * A reset pauses its flow first, stops its jobs, and then goes page by page through its rows: one LOAD_FORGET for each, after
- * which the row is deleted. A kill in between leaves a shorter list for the next reset.
+ * A reset pauses its flow first, stops its jobs, and then goes page by page through its rows: one LOAD_FORGET for each,
+ * after which the row is deleted. A kill in between leaves a shorter list for the next reset.
  */
 #include "job_internal.h"
 
@@ -22,7 +22,7 @@ struct reset {
     uint64_t dropped, forgotten;
     engine_text_cb *cb;
     void *arg;
-    uv_timer_t timer;        /* waits for the flow's jobs to end */
+    uv_timer_t timer; /* waits for the flow's jobs to end */
 };
 
 enum { RESET_PAGE = 128, RESET_LOOK_MS = 20 };
@@ -46,10 +46,11 @@ static void on_reset_closed(uv_handle_t *handle)
 static void reset_end(struct reset *r)
 {
     if (r->err.code == ERR_NONE) {
-        buf_printf(&r->text, "flow %s: %llu tables dropped, %llu files forgotten; paused until the next start or chute retry\n",
+        buf_printf(&r->text,
+                   "flow %s: %llu tables dropped, %llu files forgotten; paused until the next start or chute retry\n",
                    r->flow->name, (unsigned long long)r->dropped, (unsigned long long)r->forgotten);
-        log_warn("flow %s was reset: %llu tables dropped, %llu files forgotten", r->flow->name, (unsigned long long)r->dropped,
-                 (unsigned long long)r->forgotten);
+        log_warn("flow %s was reset: %llu tables dropped, %llu files forgotten", r->flow->name,
+                 (unsigned long long)r->dropped, (unsigned long long)r->forgotten);
     }
     r->cb(r->arg, r->text.data, r->err.code == ERR_NONE ? NULL : &r->err);
     uv_close((uv_handle_t *)&r->timer, on_reset_closed);
@@ -117,9 +118,16 @@ static void reset_next(struct reset *r)
         return;
     }
     memset(&r->load, 0, sizeof r->load);
-    r->load = (struct load){.what = LOAD_FORGET, .plan = &r->flow->plan, .instance = r->e->instance, .source = row->source,
-                            .path = row->path, .load_key = row->load_key, .table = row->table, .fd = -1,
-                            .finished = on_table_forgotten, .owner = r};
+    r->load = (struct load){.what = LOAD_FORGET,
+                            .plan = &r->flow->plan,
+                            .instance = r->e->instance,
+                            .source = row->source,
+                            .path = row->path,
+                            .load_key = row->load_key,
+                            .table = row->table,
+                            .fd = -1,
+                            .finished = on_table_forgotten,
+                            .owner = r};
     if (r->outlet->config->ops->begin(r->outlet->state, &r->load, &r->err) != ERR_NONE)
         reset_end(r);
 }
@@ -139,8 +147,8 @@ static bool take_row(void *arg, const struct ledger_row *row)
     copy->table_key = arena_strdup(&r->arena, row->table_key);
     copy->load_key = arena_strdup(&r->arena, row->load_key);
     copy->reason = "";
-    if (copy->source == NULL || copy->path == NULL || copy->dest == NULL || copy->table == NULL || copy->table_key == NULL ||
-        copy->load_key == NULL)
+    if (copy->source == NULL || copy->path == NULL || copy->dest == NULL || copy->table == NULL ||
+        copy->table_key == NULL || copy->load_key == NULL)
         return false;
     r->rows[r->count++] = copy;
     return true;
@@ -182,8 +190,7 @@ static void on_look(uv_timer_t *timer)
     struct reset *r = timer->data;
     bool running = r->outlet->is_claiming;
     struct job *job;
-    DL_FOREACH(r->e->jobs, job)
-    {
+    DL_FOREACH(r->e->jobs, job) {
         if (job->flow == r->flow) {
             job_abort(job);
             running = true;
@@ -272,8 +279,8 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     next.has_hash = false;
     newest_key(row->dest, row->table_key, newest, sizeof newest);
     /* What it loaded into the other database is no repeat here, whatever it waits for: its versions go with the row. */
-    return ledger_meta_put(q->tx, newest, NULL, q->err) == ERR_NONE && ledger_delete(q->tx, row->id, q->err) == ERR_NONE &&
-           ledger_put(q->tx, &next, q->err) == ERR_NONE;
+    return ledger_meta_put(q->tx, newest, NULL, q->err) == ERR_NONE &&
+           ledger_delete(q->tx, row->id, q->err) == ERR_NONE && ledger_put(q->tx, &next, q->err) == ERR_NONE;
 }
 
 enum err_code requeue_destination(struct ledger_tx *tx, const struct config *config, const char *dest, struct err *err)
