@@ -13,18 +13,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <utlist.h>
 
 /* A group ends at whichever comes first, so that one commit neither grows without bound nor keeps the first work
  * waiting. */
 #define GROUP_MAX 512
 #define GROUP_MS 200
+/* While the last commit failed: a small one may fit where a large one does not. */
+#define GROUP_MAX_FAILING 16
 /* 4096-byte pages in the WAL: written back to the database beyond the first; when nothing else is to do, beyond the
  * second. A page that is written often in a burst is written back once for all of these frames, so they are many. */
 #define CHECKPOINT_FRAMES 4000
 #define CHECKPOINT_IDLE_FRAMES 1000
 /* If the write back fails and this much has piled up, that is a problem to be told: 32 MiB. */
 #define CHECKPOINT_OVERDUE_FRAMES 8192
+#define FRAME_BYTES (4096 + 24)
 /* So long after the last work the page cache is given back; longer than a destination keeps its connection. */
 #define IDLE_MS 3000
 
@@ -112,6 +116,33 @@ static void checkpoint(struct ledger *l)
         ledger_sqlite_error(tx, rc, &l->checkpoint_err);
 }
 
+/*
+ * Is less free than twice the WAL? Writing back may let the database grow by as much as the WAL is long, so it must be
+ * done while there is room for that: a WAL that fills the disk can neither grow nor be written back, for ever.
+ */
+static bool is_nearly_full(const struct ledger_tx *tx)
+{
+    struct statvfs fs;
+    if (tx->wal_frames == 0 || statvfs(tx->path, &fs) != 0)
+        return false;
+    return (uint64_t)fs.f_bavail * fs.f_frsize < 2 * (uint64_t)tx->wal_frames * FRAME_BYTES;
+}
+
+static bool is_about_room(int rc)
+{
+    return (rc & 0xff) == SQLITE_FULL || (rc & 0xff) == SQLITE_IOERR;
+}
+
+/* Write all back and give the WAL's room back to the disk, as far as nobody reads: best effort, the next group tries
+ * again. Without it a disk that a long WAL has filled would stay full. */
+static void make_room(struct ledger_tx *tx)
+{
+    sqlite3_busy_timeout(tx->db, 0);
+    if (sqlite3_wal_checkpoint_v2(tx->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) == SQLITE_OK)
+        tx->wal_frames = 0;
+    sqlite3_busy_timeout(tx->db, LEDGER_BUSY_MS);
+}
+
 static void run_group(struct ledger *l, struct item **ret_end)
 {
     struct ledger_tx *tx = l->tx;
@@ -149,6 +180,8 @@ static void on_pool(struct work *work)
     err_clear(&l->checkpoint_err);
     if (!l->was_checkpoint)
         run_group(l, &rest);
+    if (l->group_err.code != ERR_NONE ? is_about_room(l->tx->broken) : is_nearly_full(l->tx))
+        make_room(l->tx);
     if (l->group_err.code == ERR_NONE && (l->was_checkpoint || l->tx->wal_frames >= CHECKPOINT_FRAMES))
         checkpoint(l);
     /* Put back what did not fit: the loop takes the group up to here. */
@@ -167,8 +200,9 @@ static void on_pool(struct work *work)
 static void take_group(struct ledger *l)
 {
     size_t n = 0;
+    size_t most = l->problem[0] != '\0' ? GROUP_MAX_FAILING : GROUP_MAX;
     l->group = NULL;
-    while (l->queue != NULL && n++ < GROUP_MAX) {
+    while (l->queue != NULL && n++ < most) {
         struct item *item = l->queue;
         DL_DELETE(l->queue, item);
         DL_APPEND(l->group, item);

@@ -9,6 +9,8 @@
 /* "chut": PRAGMA application_id, so that `file` and we know whose database this is. */
 #define LEDGER_APPLICATION_ID 0x63687574
 #define LEDGER_CACHE_KIB 1024
+/* So long a lock of another program is waited for. */
+#define LEDGER_BUSY_MS 10000
 /* Below this size every open runs a full check: it costs less than a person notices. */
 #define LEDGER_SMALL_BYTES (16 << 20)
 

@@ -19,8 +19,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BUSY_MS 10000
-
 static const char schema_1[] =
     "CREATE TABLE meta(key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;"
     /* source, flow, destination and dialect names, so that rows hold a small number; never deleted */
@@ -141,7 +139,7 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
     sqlite3_db_config(tx->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, 256, 100);
     sqlite3_db_config(tx->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(tx->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    sqlite3_busy_timeout(tx->db, BUSY_MS);
+    sqlite3_busy_timeout(tx->db, LEDGER_BUSY_MS);
     sqlite3_limit(tx->db, SQLITE_LIMIT_LENGTH, 64 << 20); /* a forged length can't make us allocate more */
     /* SQLite reads the header for some of these; a damaged one is told by the caller's first query, where it is looked
      * for. */
@@ -351,7 +349,7 @@ static enum err_code locked(const char *path, struct err *err)
 {
     return err_set(err, ERR_CONFIG, false,
                    "ledger %s is locked by another program (waited %d s): end it, or use another `state`", path,
-                   BUSY_MS / 1000);
+                   LEDGER_BUSY_MS / 1000);
 }
 
 /* Open PATH as it is. WHY is filled when it must be recovered (and then *RET is NULL). */

@@ -243,6 +243,18 @@ def test_a_full_state_disk_stops_intake_and_readiness_and_goes_on_by_itself(chut
     wait_until(chute.is_live, "readiness to come back", pause=0.1)
 
 
+def test_the_ledger_never_fills_a_small_disk_with_what_it_has_not_written_back(chute, small_disk):
+    """One commit after the other, as files come: its write-ahead log would grow past this disk."""
+    small_disk(chute.state, "2m")
+    chute.configure({"types": "infer", "table": "all", "load": "append"})
+    chute.start()
+    for i in range(300):
+        put_file(chute.inbox / ("f%d.csv" % i), "x\n%d\n" % i)
+        time.sleep(0.01)
+    chute.wait_rows("all", [(i,) for i in range(300)])
+    assert "the disk is full" not in chute.log_text() and "can be written" not in chute.log_text()
+
+
 def test_a_disk_full_from_the_start_is_said(chute, small_disk):
     small_disk(chute.state, "64k")
     fill(chute.state)

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 struct daemon {
@@ -153,6 +155,47 @@ static void a_failing_work_alone_undoes_itself(void **state)
     assert_string_equal(bad.text, "as told");
     assert_int_equal(rows_below(d, 1), 0);
     assert_int_equal(rows_below(d, 2), 3);
+}
+
+/* What the disk has left, as statvfs() tells; 0: the truth. */
+static uint64_t free_bytes;
+
+int __real_statvfs(const char *path, struct statvfs *ret);
+int __wrap_statvfs(const char *path, struct statvfs *ret)
+{
+    int result = __real_statvfs(path, ret);
+    if (free_bytes != 0) {
+        ret->f_frsize = 1;
+        ret->f_bavail = (fsblkcnt_t)free_bytes;
+    }
+    return result;
+}
+int __wrap_statvfs64(const char *path, struct statvfs *ret)
+{
+    return __wrap_statvfs(path, ret);
+}
+
+static void on_a_nearly_full_disk_the_wal_is_written_back_while_there_is_room_for_it(void **state)
+{
+    struct daemon *d = *state;
+    struct job first = {.d = d, .n = 1, .rows = 300};
+    struct job second = {.d = d, .n = 2, .rows = 300};
+    struct stat st;
+    char wal[200];
+    snprintf(wal, sizeof(wal), "%s-wal", d->f.path);
+    queue(d, &first);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    assert_int_equal(stat(wal, &st), 0);
+    assert_true(st.st_size > 0); /* enough room: it stays, for the next commit to go on with */
+    free_bytes = (uint64_t)st.st_size;
+    queue(d, &second);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    free_bytes = 0;
+    assert_int_equal(second.code, ERR_NONE);
+    assert_int_equal(stat(wal, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    assert_int_equal(rows_below(d, 1), 300);
+    assert_int_equal(rows_below(d, 2), 300);
 }
 
 static void a_command_reads_beside_the_daemon_and_leaves_no_trace(void **state)
@@ -349,6 +392,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(work_runs_in_order_and_a_failing_one_undoes_only_itself),
         T(a_failing_work_alone_undoes_itself),
+        T(on_a_nearly_full_disk_the_wal_is_written_back_while_there_is_room_for_it),
         T(a_command_reads_beside_the_daemon_and_leaves_no_trace),
         T(a_command_writes_beside_the_daemon),
         T(the_wal_stays_small),
