@@ -1,6 +1,7 @@
 /* test_job.c -- the engine, between a fake source and a fake destination. */
 #include "alloc_fault.h"
 #include "job_fakes.h"
+#include "job_internal.h"
 
 #include "log.h"
 #include "text.h"
@@ -360,6 +361,71 @@ static void three_failures_open_the_breaker_and_a_probe_closes_it(void **state)
     settle_all(&f);
     assert_true(fake.connect_next == 2);
     assert_log(5, "load a.csv -> a (1 rows)");
+    end(&f);
+}
+
+/* What one failing file costs: time counts only while its destination answered somebody. */
+static void a_file_is_given_up_when_its_destination_answered_and_it_failed_for_too_long(void **state)
+{
+    struct fixture f = {0};
+    (void)state;
+    begin(&f, "load: replace");
+    f.config->dests[0].retry.give_up_after = 1;
+    for (int i = 0; i < 32; i++)
+        fake.script[i] = (struct err){ERR_REMOTE, true, "always this one"};
+    fake.script_count = 32;
+    write_file(&f, "a.csv", "x\n1\n");
+    start(&f);
+    settle_all(&f); /* the breaker opens, each probe is answered, and the file fails again */
+    stop(&f);
+    assert_int_equal(row_of(&f, "a.csv").state, STATE_QUARANTINED);
+    assert_non_null(strstr(row_of(&f, "a.csv").reason, "given up after"));
+    assert_non_null(strstr(row_of(&f, "a.csv").reason, "always this one"));
+    assert_true(fake.script_next < 32);
+    end(&f);
+}
+
+static void an_outage_gives_nothing_up_however_long(void **state)
+{
+    struct fixture f = {0};
+    (void)state;
+    begin(&f, "load: replace");
+    f.config->dests[0].retry.give_up_after = 1;
+    for (int i = 0; i < 3; i++)
+        fake.script[i] = (struct err){ERR_REMOTE, true, "out"};
+    fake.script_count = 3;
+    for (int i = 1; i < 8; i++)
+        fake.connect_script[i] = (struct err){ERR_REMOTE, true, "still out"};
+    fake.connect_count = 8;
+    write_file(&f, "a.csv", "x\n1\n");
+    start(&f);
+    settle_all(&f);
+    stop(&f);
+    assert_int_equal(fake.connect_next, 8);
+    assert_int_equal(row_of(&f, "a.csv").state, STATE_LOADED);
+    assert_log(3, "load a.csv -> a (1 rows)");
+    end(&f);
+}
+
+static void waits_are_random_up_to_a_bound_that_grows_to_its_limit(void **state)
+{
+    struct fixture f = {0};
+    const struct retry_options r = {.first = 1000, .factor = 2, .max = 5000};
+    const uint64_t bound[] = {1000, 2000, 4000, 5000, 5000};
+    (void)state;
+    begin(&f, "load: replace");
+    start(&f);
+    for (int tries = 1; tries <= 5; tries++) {
+        uint64_t least = UINT64_MAX, most = 0;
+        for (int i = 0; i < 2000; i++) {
+            uint64_t wait = backoff_ms(f.engine, &r, tries);
+            least = wait < least ? wait : least;
+            most = wait > most ? wait : most;
+        }
+        assert_in_range(least, 10, bound[tries - 1] / 10); /* full jitter: from nothing ... */
+        assert_in_range(most, bound[tries - 1] * 9 / 10, bound[tries - 1]);
+    }
+    assert_true(backoff_ms(f.engine, &r, INT64_MAX) <= 5000);
     end(&f);
 }
 
@@ -809,6 +875,9 @@ int main(void)
         cmocka_unit_test(a_refusal_of_ourselves_blocks_the_destination_not_the_file),
         cmocka_unit_test(retry_queues_what_is_quarantined_again),
         cmocka_unit_test(three_failures_open_the_breaker_and_a_probe_closes_it),
+        cmocka_unit_test(a_file_is_given_up_when_its_destination_answered_and_it_failed_for_too_long),
+        cmocka_unit_test(an_outage_gives_nothing_up_however_long),
+        cmocka_unit_test(waits_are_random_up_to_a_bound_that_grows_to_its_limit),
         cmocka_unit_test(a_change_in_place_during_the_load_abandons_it_and_takes_the_new_version),
         cmocka_unit_test(a_kill_after_the_commit_repeats_nothing),
         cmocka_unit_test(a_remote_step_that_was_begun_is_found_again_not_begun_twice),
