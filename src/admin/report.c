@@ -65,6 +65,15 @@ static const struct flow_counters *engine_flow(const struct report *r, const cha
     return NULL;
 }
 
+static bool is_paused(const struct report *r, const char *flow)
+{
+    for (size_t i = 0; r->engine != NULL && i < r->engine->paused_count; i++) {
+        if (strcmp(r->engine->paused[i], flow) == 0)
+            return true;
+    }
+    return false;
+}
+
 void report_files(const struct report *r, const char *flow, uint64_t ret_files[FILE_STATES], int64_t *ret_oldest_ms)
 {
     memset(ret_files, 0, FILE_STATES * sizeof *ret_files);
@@ -110,6 +119,7 @@ static void add_flows(const struct report *r, struct json_object *ret)
         }
         json_object_object_add(o, "files", files_json(files));
         put_time(o, "oldest_pending", oldest);
+        put_true(o, "paused", is_paused(r, names[i]));
         const struct flow_counters *c = engine_flow(r, names[i]);
         if (c != NULL) {
             put_number(o, "rows", c->rows);

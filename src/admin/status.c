@@ -183,6 +183,8 @@ static void print_status(struct json_object *o)
         printf("  %-*s  ", width, json_text(f, "name"));
         print_files(member(f, "files"));
         print_age("; the oldest waits since ", json_text(f, "oldest_pending"));
+        if (json_true(f, "paused"))
+            printf("; %spaused since it was reset%s (chute retry --all starts it again)", YELLOW, PLAIN);
         putchar('\n');
     }
     list = member(o, "jobs");

@@ -173,7 +173,8 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
     ret->dests = arena_alloc(arena, (w->outlet_count + 1) * sizeof *ret->dests);
     ret->jobs = arena_alloc(arena, JOBS_SHOWN * sizeof *ret->jobs);
     ret->flows = arena_alloc(arena, (e->counter_count + 1) * sizeof *ret->flows);
-    if (ret->sources == NULL || ret->dests == NULL || ret->jobs == NULL || ret->flows == NULL)
+    ret->paused = arena_alloc(arena, (e->paused_count + 1) * sizeof *ret->paused);
+    if (ret->sources == NULL || ret->dests == NULL || ret->jobs == NULL || ret->flows == NULL || ret->paused == NULL)
         return err_nomem(err);
     status_sources(w, ret);
     status_dests(w, ret);
@@ -181,6 +182,8 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
     if (e->counter_count > 0)
         memcpy(ret->flows, e->counters, e->counter_count * sizeof *ret->flows);
     ret->flow_count = e->counter_count;
+    for (size_t i = 0; i < e->paused_count; i++)
+        ret->paused[ret->paused_count++] = e->paused[i];
     find_unready(e, ret);
     return ERR_NONE;
 }

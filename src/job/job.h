@@ -62,6 +62,8 @@ struct engine_status {
     size_t job_count;
     struct flow_counters *flows;
     size_t flow_count;
+    const char **paused; /* flows that wait since they were reset */
+    size_t paused_count;
     uint64_t retries[RETRY_CLASSES];
     uint64_t overflows;
     int64_t started_ms;

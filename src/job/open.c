@@ -220,7 +220,7 @@ void finish_run(struct work *work)
             .hash_hex = hex,
             .id = job->row.file,
             .at_ms = clock_wall_ms(),
-            .tries = (uint64_t)job->row.tries,
+            .tries = job->row.tries > 0 ? (uint64_t)job->row.tries : 1, /* as in its receipt */
         };
         bool was_moved =
             job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed && job->place[0] != '\0';

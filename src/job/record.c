@@ -78,6 +78,14 @@ enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner
     return ledger_each(tx, &q, release_row, tx, err);
 }
 
+static int64_t tries_of(const struct job *job)
+{
+    if (job->end == STATE_LOADED)
+        return job->row.tries + 1;
+    /* a try is counted where another one may follow; what is hopeless at once was tried all the same */
+    return job->row.tries == 0 && job->end == STATE_QUARANTINED ? 1 : job->row.tries;
+}
+
 static enum err_code put_receipt(struct ledger_tx *tx, const struct job *job, const struct ledger_row *row,
                                  struct err *err)
 {
@@ -91,7 +99,7 @@ static enum err_code put_receipt(struct ledger_tx *tx, const struct job *job, co
         .state = job->end,
         .reason = job->reason,
         .receipt = job->receipt,
-        .tries = job->row.tries + (job->end == STATE_LOADED ? 1 : 0),
+        .tries = tries_of(job),
         .duration_ms = clock_wall_ms() - job->started_ms,
     };
     return ledger_receipt_put(tx, &r, err);

@@ -234,6 +234,7 @@ def test_quarantine_says_why_and_the_file_stays(chute):
     wait_until(reason.exists, "the reason file, which comes after the state")
     note = json.loads(reason.read_text())
     assert note["path"] == "d/bad.csv" and note["flow"] == "main"
+    assert note["tries"] == 1 == chute.receipts_of("d/bad.csv")[0]["tries"]
     for word in ("line 3", "2", "3"):
         assert word in note["reason"], note
     assert (chute.inbox / "d/bad.csv").read_text() == "a,b\n1,2\n3,4,5\n"
