@@ -108,6 +108,7 @@ struct dest_health {
     char version[64];   /* of the server or library */
     char identity[40];  /* random id kept in the destination; another one than before: restored or recreated. "" unknown */
     bool is_open;
+    bool is_homeless; /* not open: the folder it belongs into does not exist, so that only a hand can help */
 };
 
 typedef void dest_cb(void *arg, const struct err *err);

@@ -67,8 +67,9 @@ static void draw_bar(const struct loading *l, const struct engine_status *status
 }
 
 /*
- * A file may take as long as it takes. What ends the wait is a destination that refuses us, or one that has not
- * taken a file for STUCK_MS although none is being loaded.
+ * A file may take as long as it takes. What ends the wait is a destination that refuses us, one whose folder does not
+ * exist (a daemon waits until it is mounted; here somebody looks on), or one that has not taken a file for STUCK_MS
+ * although none is being loaded.
  */
 static bool is_in_vain(struct loading *l, const struct engine_status *status)
 {
@@ -84,7 +85,8 @@ static bool is_in_vain(struct loading *l, const struct engine_status *status)
         return false;
     }
     for (size_t i = 0; i < status->dest_count; i++)
-        is_refused = is_refused || strcmp(status->dests[i].state, "blocked") == 0;
+        is_refused =
+            is_refused || strcmp(status->dests[i].state, "blocked") == 0 || status->dests[i].health.is_homeless;
     if (l->waits_ms == 0)
         l->waits_ms = clock_mono_ms();
     return is_refused || clock_mono_ms() - l->waits_ms >= STUCK_MS;

@@ -69,6 +69,7 @@ struct lite_dest {
     bool wants_close; /* the run that is on only closes the connection */
     bool is_running;
     bool is_open; /* as the last run found it */
+    bool is_homeless;
     char identity[40];
     uv_timer_t idle;
     uv_timer_t soon; /* tells ended loads on a later turn */
@@ -272,6 +273,7 @@ static void on_done(struct work *work)
     d->wants_close = false;
     if (!was_closing) {
         d->is_open = d->connect_err.code == ERR_NONE;
+        d->is_homeless = !d->is_open && d->conn.is_homeless;
         if (d->is_open)
             snprintf(d->identity, sizeof(d->identity), "%s", d->conn.identity);
     }
@@ -449,6 +451,7 @@ static void lite_health(void *state, struct dest_health *ret)
     snprintf(ret->version, sizeof(ret->version), "SQLite %s", sqlite3_libversion());
     snprintf(ret->identity, sizeof(ret->identity), "%s", d->identity);
     ret->is_open = d->is_open;
+    ret->is_homeless = d->is_homeless;
 }
 
 static enum err_code lite_table_name(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size,

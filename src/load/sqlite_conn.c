@@ -50,7 +50,7 @@ static int on_busy(void *arg, int times)
     return 1;
 }
 
-static enum err_code classify(const struct conn *c, int rc, int extended, bool *ret_retryable, const char **ret_advice)
+static enum err_code classify(struct conn *c, int rc, int extended, bool *ret_retryable, const char **ret_advice)
 {
     int why = c->db != NULL ? sqlite3_system_errno(c->db) : 0;
     *ret_retryable = true;
@@ -76,6 +76,7 @@ static enum err_code classify(const struct conn *c, int rc, int extended, bool *
                                         : ": make the file and its folder readable and writable for this user";
             return ERR_DENIED;
         }
+        c->is_homeless = why == ENOENT;
         *ret_advice = why == ENOENT ? ": its folder does not exist; create or mount it" : "";
         return ERR_SYSTEM;
     case SQLITE_CORRUPT:
@@ -489,6 +490,7 @@ enum err_code conn_open(struct conn *c, struct err *err)
             return ERR_NONE;
         conn_close(c);
     }
+    c->is_homeless = false;
     enum err_code code = open_new(c, err);
     if (code != ERR_NONE)
         conn_close(c);

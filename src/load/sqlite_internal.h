@@ -50,7 +50,8 @@ struct conn {
     dev_t dev;   /* of the file we opened: another one under that name is another database */
     ino_t ino;
     bool is_wal;
-    bool is_greedy; /* a large load runs: bigger cache, commits that are not synced */
+    bool is_homeless; /* the last opening failed because its folder does not exist */
+    bool is_greedy;   /* a large load runs: bigger cache, commits that are not synced */
     char identity[40];
     char owner[128];      /* this process, as leftovers name it: boot, pid namespace, pid, start time */
     struct load *current; /* whose stop ends waits and statements; NULL: none */

@@ -337,8 +337,8 @@ static enum err_code plan_want(struct lite_run *run)
         return err_set(run->err, ERR_INPUT, false, "expected a header, found an empty file");
     if (shape->column_count + has_number > (size_t)limit)
         return err_set(run->err, ERR_INPUT, false,
-                       "expected at most %d columns, which is what SQLite can hold; found %zu", limit,
-                       shape->column_count + has_number);
+                       "expected at most %d columns, which is what SQLite can hold; found %zu%s", limit,
+                       shape->column_count + has_number, has_number ? " with the one of row_number" : "");
     enum err_code code = names_columns(shape, plan->names, name_same_nocase, &run->arena, &names, run->err);
     if (code != ERR_NONE)
         return code;
@@ -503,7 +503,8 @@ static enum err_code plan_replace_own(struct lite_run *run, unsigned diff, const
     return code;
 }
 
-/* A table that others made keeps its definition, whatever the policy: it is refilled where the file fits, else left alone. */
+/* A table that others made keeps its definition, whatever the policy: it is refilled where the file fits, else left
+ * alone. */
 static enum err_code plan_replace_foreign(struct lite_run *run, unsigned diff, const char *text)
 {
     enum schema_policy policy = run->load->plan->on_schema_change;

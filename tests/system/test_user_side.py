@@ -112,9 +112,18 @@ def test_a_paused_flow_is_explained(chute):
     chute.wait_state("a.csv", "loaded")
     assert "dropped a in lite" in chute.ask("reset", "main", "--yes")
     assert "flow main is paused since it was reset" in chute.explain(chute.inbox / "a.csv")
+    assert chute.status()["flows"][0]["paused"] is True
+    assert "paused since it was reset" in chute.ask("status")
     chute.command("retry", "--all", "--state", str(chute.state))
     chute.wait_state("a.csv", "loaded")
     assert chute.explain(chute.inbox / "a.csv").count("is paused") == 0
+
+
+def test_load_into_a_folder_that_does_not_exist_says_so_at_once(chute):
+    write_file(chute.home / "a.csv", "a\n1\n")
+    done = chute.command("load", "a.csv", "--to", "sqlite:missing/out.db", timeout=15)
+    assert done.returncode == 1
+    assert "its folder does not exist; create or mount it" in done.stderr
 
 
 def test_reset_of_no_flow_says_so(chute):

@@ -444,6 +444,16 @@ static void too_many_columns_are_told(void **state)
     run_load(f, l);
     assert_int_equal(l->base.err.code, ERR_INPUT);
     assert_says(l->base.err.text, "at most 2000 columns");
+    assert_null(strstr(l->base.err.text, "row_number"));
+    t->shape.column_count = 1;
+    free_load(l);
+    f->plan.row_number = "n";
+    l = make_load(f, "t", "t.csv", "a\n1\n", 0);
+    t = (struct text_rows *)l->base.rows;
+    t->shape.column_count = 2000;
+    run_load(f, l);
+    assert_int_equal(l->base.err.code, ERR_INPUT);
+    assert_says(l->base.err.text, "found 2001 with the one of row_number");
     t->shape.column_count = 1;
     free_load(l);
 }
