@@ -42,6 +42,11 @@ static enum err_code unknown_option(const struct args *args, const struct arg_op
     plain[strcspn(plain, "=")] = '\0';
     const char *near = text_nearest(plain, names);
     const char *command = args->command == NULL ? "" : args->command->name;
+    /* no option has a dot or a slash in its name: a file has */
+    if (args->command != NULL && args->command->operand_complete != ARG_ANY && strpbrk(plain, "./") != NULL)
+        return err_set(err, ERR_CONFIG, false,
+                       "unknown option %s. If it is the name of a file, write ./%s. See: chute help %s", word, word,
+                       command);
     if (near != NULL)
         return err_set(err, ERR_CONFIG, false, "unknown option %s; did you mean --%s? See: chute help %s", word, near,
                        command);

@@ -13,7 +13,7 @@
 #include <stddef.h>
 
 /* What a shell can offer for a value. */
-enum arg_complete { ARG_ANY, ARG_FILE, ARG_FOLDER };
+enum arg_complete { ARG_ANY, ARG_FILE, ARG_FOLDER, ARG_COMMAND };
 
 struct arg_option {
     const char *name;           /* without dashes; NULL ends a table */

@@ -216,6 +216,7 @@ const struct arg_command app_commands[] = {
     {.name = "help",
      .operands = "[COMMAND | OPTION]",
      .max_operands = 1,
+     .operand_complete = ARG_COMMAND,
      .options = help_options,
      .run = run_help,
      .summary = "explain a command, or a key of the configuration",

@@ -274,6 +274,12 @@ static void print_words(const char *const *words, const char *separator)
         printf("%s%s", *words, words[1] != NULL ? separator : "");
 }
 
+static void print_commands(void)
+{
+    for (const struct arg_command *c = app_commands; c->name != NULL; c++)
+        printf("%s%s", c->name, c[1].name != NULL ? " " : "");
+}
+
 static void bash_values(const struct arg_option *o, const char *command)
 {
     if (o->value == NULL)
@@ -291,29 +297,45 @@ static void bash_values(const struct arg_option *o, const char *command)
     printf("; return ;;\n");
 }
 
-static void print_bash(void)
+/* Options may come before the command, and readline takes --config=FILE for three words. */
+static void print_bash_head(void)
 {
     printf("# bash completion of chute %s: source <(chute completion bash)\n_chute()\n{\n"
-           "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]}\n"
-           "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n    COMPREPLY=($(compgen -W '",
+           "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i\n"
+           "  [ \"$word\" = = ] && word=\n"
+           "  [ \"$before\" = = ] && before=${COMP_WORDS[COMP_CWORD-2]}\n"
+           "  [ \"$before\" = -c ] && before=--config\n"
+           "  for ((i = 1; i < COMP_CWORD; i++)); do\n    case ${COMP_WORDS[i]} in\n      -c",
            CHUTE_VERSION);
-    for (const struct arg_command *c = app_commands; c->name != NULL; c++)
-        printf("%s ", c->name);
-    printf("--help --version' -- \"$word\"))\n    return\n  fi\n  [ \"$before\" = -c ] && before=--config\n  case "
-           "$command,$before in\n");
+    for (const struct arg_option *o = app_common_options; o->name != NULL; o++) {
+        if (o->value != NULL)
+            printf("|--%s", o->name);
+    }
+    printf(") [ \"${COMP_WORDS[i+1]}\" = = ] && ((i++)); ((i++)) ;;\n      -*) ;;\n"
+           "      *) command=${COMP_WORDS[i]}; break ;;\n    esac\n  done\n");
+}
+
+static void print_bash(void)
+{
+    print_bash_head();
+    printf("  case $command,$before in\n");
     for (const struct arg_command *c = app_commands; c->name != NULL; c++) {
         for (const struct arg_option *o = c->options; o != NULL && o->name != NULL; o++)
             bash_values(o, c->name);
     }
     for (const struct arg_option *o = app_common_options; o->name != NULL; o++)
         bash_values(o, "*");
-    printf("  esac\n  local options= words= files=\n  case $command in\n");
+    printf("  esac\n  local options= words= files=\n  case $command in\n    '') words='");
+    print_commands();
+    printf("' ;;\n");
     for (const struct arg_command *c = app_commands; c->name != NULL; c++) {
         printf("    %s) options='", c->name);
         for (const struct arg_option *o = c->options; o != NULL && o->name != NULL; o++)
             printf("--%s ", o->name);
         printf("'; words='");
         print_words(c->operand_choices, " ");
+        if (c->operand_complete == ARG_COMMAND)
+            print_commands();
         printf("'; files=%s ;;\n", c->operand_complete == ARG_FILE     ? "-f"
                                    : c->operand_complete == ARG_FOLDER ? "-d"
                                                                        : "");
@@ -379,6 +401,10 @@ static void print_zsh(void)
         if (c->operand_choices != NULL) {
             printf(" \\\n        '1:word:(");
             print_words(c->operand_choices, " ");
+            printf(")'");
+        } else if (c->operand_complete == ARG_COMMAND) {
+            printf(" \\\n        '1:command:(");
+            print_commands();
             printf(")'");
         } else if (c->operand_complete != ARG_ANY) {
             printf(" \\\n        '*:file:%s'", c->operand_complete == ARG_FOLDER ? "_files -/" : "_files");

@@ -430,6 +430,37 @@ def test_completion_knows_every_command(chute, shell):
         assert asked.stdout.split() == ["status"], asked
 
 
+def test_a_file_that_looks_like_an_option_gets_a_way_out(chute):
+    write_file(chute.home / "-x.csv", "a\n1\n")
+    done = chute.command("load", "-x.csv", "--to", "sqlite:out.db")
+    assert done.returncode == 2 and "write ./-x.csv" in done.stderr, done
+    assert "write ./" not in chute.command("load", "--ot=./x.csv", "--to", "sqlite:out.db").stderr
+    assert chute.command("load", "./-x.csv", "--to", "sqlite:out.db").returncode == 0
+
+
+@pytest.mark.parametrize("line, some", [
+    ("help re", {"receipts", "retry", "reset", "reload"}),
+    ("help ", set(COMMANDS)),
+    ("-c x.yaml sta", {"status"}),
+    ("--config = x.yaml sta", {"status"}),
+    ("-c x.yaml status --l", {"--live"}),
+    ("status -c x.yaml --l", {"--live"}),
+    ("status --state = quar", {"quarantined"}),
+    ("init fi", {"file2sql"}),
+    ("--ver", {"--version"}),
+])
+def test_bash_completes_what_may_come_next(chute, line, some):
+    """LINE as readline takes it apart: = is a word of its own."""
+    words = line.split(" ")
+    script = chute.command("completion", "bash").stdout + '\nCOMP_WORDS=(chute %s); COMP_CWORD=%d; _chute; echo "${COMPREPLY[@]}"' % (
+        " ".join("'%s'" % w for w in words), len(words))
+    asked = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=chute.home)
+    assert not asked.stderr
+    assert set(asked.stdout.split()) >= some, asked
+    if not line.endswith(" "):
+        assert set(asked.stdout.split()) == some, asked
+
+
 def test_help_knows_every_option(chute):
     reference = (TOP / "docs/configuration.md").read_text()
     names = set(re.findall(r"^\|\s*`([a-z_]+)`", reference, re.M))
