@@ -81,9 +81,9 @@ class Chute:
         profiled = ["--profile", profile] if profile else []
         return ["run", *profiled, "--watch", str(self.inbox), "--to", "sqlite:%s" % self.db, "--state", str(self.state)]
 
-    def spawn(self, arguments, prefix=(), env=None, **popen):
+    def spawn(self, arguments, prefix=(), env=None, binary=BINARY, **popen):
         with open(self.log, "ab") as log:
-            process = subprocess.Popen([*prefix, BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            process = subprocess.Popen([*prefix, binary, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        cwd=popen.pop("cwd", self.home), env={**os.environ, **(env or {})}, start_new_session=True, **popen)
         self.started.append(process)
         return process
