@@ -144,26 +144,28 @@ static const struct option http_table[] = {
              "absent."},
     {.name = NULL}};
 
-static const struct option limits_table[] = {{.name = "jobs",
-                                              .type = OPT_INT,
-                                              .offset = offsetof(struct config, limits.jobs),
-                                              .default_text = "4",
-                                              .min = 1,
-                                              .max = 256,
-                                              .help = "How many files are worked on at once."},
-                                             {.name = "buffer",
-                                              .type = OPT_SIZE,
-                                              .offset = offsetof(struct config, limits.buffer),
-                                              .default_text = "12MiB",
-                                              .min = 64 * KIB,
-                                              .max = 16 * GIB,
-                                              .help = "Memory for rows on their way, all jobs together."},
-                                             {.name = "max_file_size",
-                                              .type = OPT_SIZE,
-                                              .offset = offsetof(struct config, limits.max_file_size),
-                                              .default_text = "0",
-                                              .help = "A larger file is quarantined; 0: no limit."},
-                                             {.name = NULL}};
+static const struct option limits_table[] = {
+    {.name = "jobs",
+     .type = OPT_INT,
+     .offset = offsetof(struct config, limits.jobs),
+     .default_text = "4",
+     .min = 1,
+     .max = 256,
+     .help = "How many files each destination works on at once; small files that share a commit "
+             "are not counted."},
+    {.name = "buffer",
+     .type = OPT_SIZE,
+     .offset = offsetof(struct config, limits.buffer),
+     .default_text = "12MiB",
+     .min = 64 * KIB,
+     .max = 16 * GIB,
+     .help = "Memory for rows on their way, all jobs together."},
+    {.name = "max_file_size",
+     .type = OPT_SIZE,
+     .offset = offsetof(struct config, limits.max_file_size),
+     .default_text = "0",
+     .help = "A larger file is quarantined; 0: no limit."},
+    {.name = NULL}};
 
 static const struct option history_table[] = {
     {.name = "keep",
@@ -305,8 +307,10 @@ const struct option config_flow_table[] = {
      .type = OPT_STRING,
      .offset = FLOW(table),
      .default_text = "{path_stem}",
-     .help = "Template of the table's name: `{folder}` `{name}` `{stem}` `{first}` `{ext}` `{path}` `{path_stem}` "
-             "`{host}` `{port}` `{flow}`. Without one of them all files go to one table."},
+     .help =
+         "Template of the table's name. Of `x/y/t.a.csv.gz`: `{folder}` x_y, `{name}` t.a.csv.gz, `{stem}` t.a, "
+         "`{first}` t, `{ext}` csv, `{path}` all of it, `{path_stem}` x_y_t.a; and `{flow}`, `{host}`, `{port}` (of "
+         "a server). Without one of them all files go to one table."},
     {.name = "names",
      .type = OPT_ENUM,
      .offset = FLOW(plan.names),
