@@ -50,7 +50,7 @@ static const struct arg_option check_options[] = {
 };
 static const struct arg_option status_options[] = {
     {.name = "json", .help = "as JSON"},
-    {.name = "live", .help = "for health checks: exit 0 while the daemon answers and is ready, else 1"},
+    {.name = "live", .help = "for health checks: exit 0 while the daemon answers and its ledger is writable, else 1"},
     {.name = "state",
      .value = "STATE",
      .choices = state_words,
