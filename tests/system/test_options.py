@@ -2,8 +2,13 @@
 import json
 import os
 import pty
+import signal
+import socket
 import sqlite3
 import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import pytest
 from chute import BINARY, put_file, tool, wait_until, write_file
@@ -194,3 +199,45 @@ def test_a_file_written_slowly_waits_for_its_debounce(chute):
     wait_until(lambda: chute.state_of("t.csv") == "settling" or chute.rows("t"), "the file to be seen", pause=0.05)
     assert chute.rows("t") is None
     chute.wait_rows("t", [(1,)])
+
+
+def test_no_core_dump_can_hold_rows_or_secrets(chute):
+    chute.configure()
+    chute.start()
+    assert "Max core file size        0 " in Path("/proc/%d/limits" % chute.process.pid).read_text()
+
+
+def test_a_supervisor_is_told_when_it_is_ready_reloading_and_stopping(chute):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(chute.home / "notify"))
+        told.settimeout(30)
+        chute.configure()
+        chute.start(env={"NOTIFY_SOCKET": str(chute.home / "notify")})
+        assert told.recv(100) == b"READY=1"
+        chute.process.send_signal(signal.SIGHUP)
+        assert [told.recv(100), told.recv(100)] == [b"RELOADING=1", b"READY=1"]
+        assert chute.stop() == 0
+        assert told.recv(100) == b"STOPPING=1"
+
+
+def test_readiness_names_its_reasons_and_liveness_is_another_thing(chute):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    away = chute.home / "away"
+    chute.configure(http={"listen": "127.0.0.1:%d" % port}, source={"poll_interval": "300ms"}, retry={"first": "100ms", "max": "200ms"},
+                    dests={"lite": {"type": "sqlite", "path": str(away / "out.db")}})
+    chute.inbox.rmdir()
+    chute.start()  # live: a restart would not bring back what is missing
+
+    def ready():
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:%d/readyz" % port, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+    wait_until(lambda: ready()[0] == 503 and "source inbox" in ready()[1] and "destination lite" in ready()[1], lambda: "the reasons: %s" % (ready(),))
+    assert chute.is_live() and not chute.status()["ready"]
+    chute.inbox.mkdir()
+    away.mkdir()
+    wait_until(lambda: ready()[0] == 200, lambda: "readiness: %s" % (ready(),))
