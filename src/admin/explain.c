@@ -368,16 +368,30 @@ static bool add_own_folder(struct buf *ret, const struct explain *x)
     return false;
 }
 
-/* Without a configuration the roots are unknown: any tail of the path may be the path in the ledger. */
+/*
+ * Without a configuration the roots are unknown: the whole path is that of a file loaded by name, and the longest other
+ * tail that the ledger has is the one below a root.
+ */
 static enum err_code explain_by_ledger(const struct explain *x, struct ledger_tx *tx, struct buf *ret, struct err *err)
 {
+    bool is_known = false;
     size_t count = 0;
     for (const char *tail = x->absolute; tail != NULL && count == 0; tail = strchr(tail, '/')) {
+        size_t before = ret->size;
         tail += tail[0] == '/';
+        if (is_known)
+            buf_adds(ret, " It ");
         if (tell_rows(x, tx, NULL, tail, ret, &count, err) != ERR_NONE)
             return err->code;
+        if (count == 0 && !ret->failed) {
+            ret->size = before;
+            ret->data[before] = '\0';
+        } else if (tail == x->absolute + 1) {
+            is_known = true;
+            count = 0;
+        }
     }
-    if (count == 0 && !add_own_folder(ret, x) && !add_file_kind(ret, x->absolute))
+    if (!is_known && count == 0 && !add_own_folder(ret, x) && !add_file_kind(ret, x->absolute))
         buf_adds(ret, "is not in the ledger. Whether a flow's include takes it can't be said without the "
                       "configuration: name it with -c FILE.");
     return ERR_NONE;

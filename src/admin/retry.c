@@ -88,6 +88,7 @@ struct requeue {
     const char *absolute; /* NULL: all */
     const char *given;
     const struct config *config;
+    const char *tail; /* without a configuration: the part of ABSOLUTE that may be the path below the root */
     uint64_t count;
     struct err *err;
 };
@@ -95,7 +96,7 @@ struct requeue {
 /* Is ROW the file a person names? */
 static bool row_is(const struct requeue *r, const struct ledger_row *row)
 {
-    if (r->absolute == NULL || strcmp(row->path, r->given) == 0)
+    if (r->absolute == NULL || strcmp(row->path, r->given) == 0 || (r->tail != NULL && strcmp(row->path, r->tail) == 0))
         return true;
     for (size_t i = 0; r->config != NULL && i < r->config->source_count; i++) {
         const struct config_source *s = &r->config->sources[i];
@@ -136,6 +137,26 @@ static enum err_code requeue_all(struct requeue *r)
     return r->err->code;
 }
 
+/*
+ * The file that a person names. Without a configuration the roots are unknown: the whole path is that of a file loaded
+ * by name, and the longest other tail that is quarantined is the one below a root (as explain tells it).
+ */
+static enum err_code requeue_named(struct requeue *r)
+{
+    if (r->config != NULL || r->absolute == NULL)
+        return requeue_all(r);
+    uint64_t named = 0;
+    for (const char *tail = r->absolute; tail != NULL && r->count == named; tail = strchr(tail, '/')) {
+        tail += tail[0] == '/';
+        r->tail = tail;
+        if (requeue_all(r) != ERR_NONE)
+            return r->err->code;
+        if (tail == r->absolute + 1)
+            named = r->count;
+    }
+    return ERR_NONE;
+}
+
 static int retry_offline(const struct command_context *c, const struct args *args)
 {
     struct err err = {0};
@@ -164,7 +185,7 @@ static int retry_offline(const struct command_context *c, const struct args *arg
             requeue.absolute = absolute;
             requeue.given = args->operands[i];
         }
-        if (requeue_all(&requeue) != ERR_NONE)
+        if (requeue_named(&requeue) != ERR_NONE)
             break;
         if (requeue.absolute == NULL) {
             say("%llu files queued again; no daemon runs: they are loaded at the next start",
