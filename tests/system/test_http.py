@@ -130,6 +130,14 @@ def test_many_connections_and_broken_ones_do_no_harm(web):
     web.wait_rows("t", [(1,)])
 
 
+@pytest.mark.parametrize("line", [b"GARBAGE\r\n", b"GARBAGE\n", b"GARBAGE LINE\r\n", b"GET /healthz\r\n\r\n"])
+def test_what_is_no_request_is_refused_not_left_waiting(web, line):
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as s:  # less than the 15 s a silent client has
+        s.sendall(line)
+        assert s.recv(100)[:12] in (b"", b"HTTP/1.1 400")
+    assert web.get("/healthz")[0] == 200
+
+
 def test_a_port_that_is_taken_is_said(web, make_chute):
     other = make_chute("other")
     other.configure({"types": "infer"}, http={"listen": "127.0.0.1:%d" % web.port})
