@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define QUICK_SOURCE "inbox"
+#define LOAD_SOURCE "files" /* of another root than a watched folder: rows of one must never pass for the other's */
 #define QUICK_DEST "lite"
 
 const char *const config_profiles[] = {"file2sql", NULL};
@@ -151,7 +152,8 @@ static void quick_dest(struct reader *r, struct config *c, const struct config_d
     c->dest_count = 1;
 }
 
-static void quick_source(struct reader *r, struct config *c, const struct config_drivers *drivers, const char *watch)
+static void quick_source(struct reader *r, struct config *c, const struct config_drivers *drivers, const char *name,
+                         const char *watch)
 {
     struct config_source *s = c->sources = arena_alloc(r->arena, sizeof(*s));
     const struct option *path = NULL;
@@ -160,7 +162,7 @@ static void quick_source(struct reader *r, struct config *c, const struct config
         reader_nomem(r);
         return;
     }
-    s->name = QUICK_SOURCE;
+    s->name = name;
     for (size_t i = 0; drivers->sources[i] != NULL && path == NULL; i++) {
         path = options_find(drivers->sources[i]->options, "path");
         if (path != NULL && path->type == OPT_PATH)
@@ -257,7 +259,7 @@ enum err_code config_quick(const struct config_quick *quick, const struct config
     if (r.problem_count == 0 && !r.failed)
         quick_dest(&r, c, drivers, quick->to);
     if (r.problem_count == 0 && !r.failed)
-        quick_source(&r, c, drivers, quick->is_load ? "/" : quick->watch);
+        quick_source(&r, c, drivers, quick->is_load ? LOAD_SOURCE : QUICK_SOURCE, quick->is_load ? "/" : quick->watch);
     if (r.problem_count == 0 && !r.failed)
         quick_flow(&r, c, quick);
     return reader_finish(&r, c, ret, NULL, err);

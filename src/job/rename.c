@@ -278,7 +278,9 @@ static void on_old_found(void *arg, const struct err *err)
     struct look_work *work = arg;
     struct err probe_err = {0};
     work->probe.path = work->old_path;
-    if (err != NULL || work->old_path == NULL || work->in->world->is_stopping || work->in->config->ops->probe == NULL ||
+    /* `load` runs without sources: there is nobody to ask whether the old name still stands */
+    if (err != NULL || work->old_path == NULL || work->in->world->is_stopping || work->in->state == NULL ||
+        work->in->config->ops->probe == NULL ||
         work->in->config->ops->probe(work->in->state, &work->probe, 1, on_old_probed, work, &probe_err) != ERR_NONE)
         look_end(work, false);
 }
