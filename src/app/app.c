@@ -40,6 +40,12 @@ static void stay_small(void)
     mallopt(M_MMAP_THRESHOLD, 128 * 1024); /* fixed: large buffers go back to the system when freed */
     mallopt(M_TRIM_THRESHOLD, 128 * 1024);
     setenv("UV_THREADPOOL_SIZE", "4", 0);
+    /*
+     * What a savepoint may have to undo stays in memory up to here: with the default of 64 KiB nearly every file's page
+     * goes to a temporary file as well. Not beyond 128 KiB: SQLite 3.40 spills all of it in one write, of whose size
+     * its file system layer keeps 17 bits; 1 MiB is written as nothing and told as a full disk.
+     */
+    sqlite3_config(SQLITE_CONFIG_STMTJRNL_SPILL, 124 * 1024);
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* a global lock at each allocation, for numbers nobody reads */
 }
 
