@@ -1,4 +1,5 @@
 """What a stranger meets: exit codes and lines that say what happened, commands that can be followed as printed."""
+import contextlib
 import shutil
 import signal
 import sqlite3
@@ -144,12 +145,15 @@ def test_questions_never_make_a_full_state_disk_look_well(chute, small_disk):
     write_file(chute.inbox / "a.csv", "a\n1\n")
     chute.wait_state("a.csv", "loaded")
     filler = chute.state / "filler"
-    try:
-        filler.write_bytes(b"\0" * 4_000_000)
-    except OSError:
-        pass
+
+    def fill():
+        with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as f:
+            while f.write(b"\0" * 4096) > 0:
+                pass
+    fill()
     write_file(chute.inbox / "b.csv", "a\n1\n")
     chute.wait_log("nothing new is taken until it can be written")
+    fill()  # also what the ledger's write-ahead log took until then
     for _ in range(5):
         assert not chute.is_live()
         assert chute.status()["ready"] is False
