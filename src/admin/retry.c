@@ -111,14 +111,28 @@ static bool row_is(const struct requeue *r, const struct ledger_row *row)
     return false;
 }
 
+/* Without a configuration every flow may still be there. */
+static bool has_flow(const struct config *config, const char *name)
+{
+    for (size_t i = 0; config != NULL && i < config->flow_count; i++)
+        if (strcmp(config->flows[i].name, name) == 0)
+            return true;
+    return config == NULL;
+}
+
 static bool requeue_row(void *arg, const struct ledger_row *row)
 {
     struct requeue *r = arg;
     if (!row_is(r, row))
         return true;
+    /* --all is for the daemon's flows; what `chute load` was given by name is loaded again by that command only. */
+    if (r->absolute == NULL && (strcmp(row->flow, "load") == 0 || !has_flow(r->config, row->flow)))
+        return true;
     struct ledger_row again = *row;
+    char reason[300];
+    snprintf(reason, sizeof reason, AGAIN_PREFIX "%.250s", row->reason);
     again.state = STATE_QUEUED;
-    again.reason = "";
+    again.reason = reason;
     again.tries = 0;
     again.failed_ms = 0;
     again.next_try_ms = 0;

@@ -3,6 +3,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "state.h"
 #include "text.h"
 
 #include <errno.h>
@@ -293,6 +294,29 @@ static size_t find_files(const struct args *args, struct loading *l)
     return bad;
 }
 
+/*
+ * A daemon that runs on the state folder keeps it for itself: this load takes a folder of its own below it, and is the
+ * same instance, so that the destination still knows what it was given before. True: STATE is that folder now.
+ */
+static bool beside_daemon(struct config *config, char *state, size_t size)
+{
+    struct err err = {0};
+    char instance[64], below[PATH_MAX];
+    int lock;
+    if (state_lock(state, &lock, &err) == ERR_NONE) {
+        close(lock);
+        return false;
+    }
+    if ((size_t)snprintf(below, sizeof below, "%s/load", state) >= size)
+        return false;
+    if (config->instance[0] == '\0' && state_instance(state, instance, &err) == ERR_NONE)
+        config->instance = arena_strdup(&config->arena, instance);
+    if (config->instance == NULL)
+        config->instance = "";
+    snprintf(state, size, "%s", below);
+    return true;
+}
+
 static int load_files(const struct args *args, struct loading *l)
 {
     struct err err = {0};
@@ -316,6 +340,8 @@ static int load_files(const struct args *args, struct loading *l)
     *config->logs = quiet;
     config->log_count = 1;
     snprintf(state_used, sizeof state_used, "%s", quick.state != NULL ? quick.state : config->state);
+    if (beside_daemon(config, state_used, sizeof state_used))
+        quick.state = state_used;
     int64_t since_ms = clock_wall_ms();
     l->flow = &config->flows[0];
     struct daemon_options options = {.config = config,

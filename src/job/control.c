@@ -150,7 +150,9 @@ static void find_unready(struct engine *e, struct engine_status *s)
         if (strcmp(s->dests[i].state, "ok") != 0)
             buf_printf(&b, "destination %s is %s%s%s; ", s->dests[i].name, s->dests[i].state,
                        s->dests[i].reason[0] != '\0' ? ": " : "", s->dests[i].reason);
-    s->is_ready = b.size == 0;
+    if (b.failed)
+        snprintf(s->not_ready, sizeof s->not_ready, "out of memory");
+    s->is_ready = b.size == 0 && !b.failed;
     if (b.size > 2)
         snprintf(s->not_ready, sizeof s->not_ready, "%.*s", (int)(b.size - 2), b.data);
     buf_done(&b);
@@ -285,6 +287,8 @@ static bool retry_row(void *arg, const struct ledger_row *row)
     struct retry_work *work = arg;
     struct ledger_row next = *row;
     char key[33], reason[300];
+    if (config_flow_named(work->e->world->config, row->flow) == NULL)
+        return true; /* of a flow that is no more, or of `chute load`: nobody here would take it */
     engine_new_key(NULL, key);
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.250s", row->reason);
     next.state = STATE_QUEUED;

@@ -16,6 +16,9 @@
 
 struct engine;
 
+/* A row that was quarantined and is queued again has this before its old reason: there is a reason file to remove. */
+#define AGAIN_PREFIX "again after: "
+
 /* Upper bounds of the buckets of chute_load_seconds; the last is +Inf. */
 #define LOAD_BUCKETS 12
 extern const double load_bucket_bounds[LOAD_BUCKETS - 1];

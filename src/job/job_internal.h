@@ -285,7 +285,6 @@ enum err_code flow_table(const struct config_flow *flow, const char *path, char 
 #define RENAMED_PREFIX "renamed to " /* row in gone: its table goes when that path is loaded */
 #define CARRIED_PREFIX                                                                                                 \
     "renamed from " /* row with drop_pending that is not gone: the destination's receipt is to be carried along */
-#define AGAIN_PREFIX "again after: " /* row that was quarantined: there is a reason file to remove */
 #define DUPLICATE_PREFIX "already loaded"
 
 /* sweep.c and rename.c */
