@@ -10,9 +10,9 @@
  * the call. What blocks runs on the thread pool.
  *
  * Exactly once: a driver whose destination has transactions writes the receipt in the same transaction as the
- * rows, keyed by (instance, source, path, hash, table) and by LOAD_KEY, and looks there before it commits: a version that is
- * there already is not written again (receipt.is_duplicate). So a load that was killed after its commit can be begun
- * again with the same load_key, and a lost ledger repeats nothing.
+ * rows, keyed by (instance, source, path, hash, table) and by LOAD_KEY, and looks there before it commits: a version
+ * that is there already is not written again (receipt.is_duplicate). So a load that was killed after its commit can be
+ * begun again with the same load_key, and a lost ledger repeats nothing.
  */
 #ifndef CHUTE_DEST_H
 #define CHUTE_DEST_H
@@ -28,9 +28,10 @@
 #include <uv.h>
 
 enum load_what {
-    LOAD_FILE,  /* put this file version into its table; a table that chute did not make is never dropped or made anew */
-    LOAD_DROP,  /* drop TABLE, if chute made it; dependents are named in the error, nothing cascades. Its receipt.dest_id
-                   says "dropped", or "kept" when there was none of ours. LOAD_KEY is one of its own, as for every kind of work */
+    LOAD_FILE, /* put this file version into its table; a table that chute did not make is never dropped or made anew */
+    LOAD_DROP, /* drop TABLE, if chute made it; dependents are named in the error, nothing cascades. Its receipt.dest_id
+                  says "dropped", or "kept" when there was none of ours. LOAD_KEY is one of its own, as for every kind
+                  of work */
     LOAD_EMPTY, /* delete all rows of TABLE */
     LOAD_CARRY, /* FROM_PATH was renamed to PATH: write the receipt of (HASH, TABLE) for PATH as well, no rows */
     LOAD_FORGET /* reset: drop TABLE if chute made it, and every receipt of FLOW for it */
@@ -47,7 +48,7 @@ struct load_plan {
     enum load_mode mode;
     struct option_strings key;
     struct option_strings order_by;
-    const char *row_number;          /* name of the column that numbers records from 0; "" none */
+    const char *row_number; /* name of the column that numbers records from 0; "" none */
     struct option_types types;
     enum schema_policy on_schema_change;
     enum names_policy names;
@@ -58,20 +59,20 @@ struct load_plan {
 struct load {
     enum load_what what;
     const struct load_plan *plan;
-    const char *instance;      /* who we are among several chutes */
-    const char *source;        /* name of the source */
-    const char *path;          /* below its root */
-    const char *from_path;     /* LOAD_CARRY */
-    const char *load_key;      /* this attempt at this version: the same after a crash, new for a deliberate reload */
-    const char *space;         /* schema or bucket; NULL where the destination has none */
-    const char *table;         /* legal name, as table_name() made it */
-    uint64_t skip_records;     /* MODE_APPEND, on_changed tail: the records before these are in the table already */
+    const char *instance;  /* who we are among several chutes */
+    const char *source;    /* name of the source */
+    const char *path;      /* below its root */
+    const char *from_path; /* LOAD_CARRY */
+    const char *load_key;  /* this attempt at this version: the same after a crash, new for a deliberate reload */
+    const char *space;     /* schema or bucket; NULL where the destination has none */
+    const char *table;     /* legal name, as table_name() made it */
+    uint64_t skip_records; /* MODE_APPEND, on_changed tail: the records before these are in the table already */
     /* Rows (LOAD_FILE and accepts_rows); the driver pulls, rewinds, and never frees. */
     struct rows *rows;
     /* Bytes (LOAD_FILE and !accepts_rows): whole and inspected. */
     int fd;
     struct file_id id;
-    uint8_t hash[16];          /* LOAD_CARRY, and files */
+    uint8_t hash[16]; /* LOAD_CARRY, and files */
     /*
      * Is the file still what we opened? To be called after the last byte was read and before the commit; on the
      * driver's thread. ERR_CHANGED: roll back and finish with that.
@@ -84,29 +85,30 @@ struct load {
     const char *checkpoint;
     /*
      * Keep TEXT (remote ids, at most CHECKPOINT_MAX bytes, never a secret) with this version before the next step is
-     * taken. Loop thread, one at a time; TEXT is copied. SAVED comes once, on a later turn: ERR NULL, TEXT is on disk; else
-     * don't take that step. ERR_NONE or ERR_SYSTEM (SAVED never comes).
+     * taken. Loop thread, one at a time; TEXT is copied. SAVED comes once, on a later turn: ERR NULL, TEXT is on disk;
+     * else don't take that step. ERR_NONE or ERR_SYSTEM (SAVED never comes).
      */
     enum err_code (*save)(struct load *load, const char *text, void (*saved)(struct load *load, const struct err *err),
                           struct err *err);
-    _Atomic bool stop;         /* set by abort(): roll back soon and finish with ERR_STOPPED */
+    _Atomic bool stop; /* set by abort(): roll back soon and finish with ERR_STOPPED */
 
     /* Answers, filled by the driver before finished(). */
     struct receipt receipt;
     struct err err;
-    uint64_t retry_after_ms;   /* with a retryable ERR: the destination asked for at least that long a pause; 0 */
+    uint64_t retry_after_ms; /* with a retryable ERR: the destination asked for at least that long a pause; 0 */
     void (*finished)(struct load *load); /* on the loop thread, once; the driver forgets LOAD before it calls */
 
-    void *owner;               /* the job's */
-    struct load *next;         /* the driver's while it owns LOAD */
-    void *driver;              /* the driver's */
+    void *owner;       /* the job's */
+    struct load *next; /* the driver's while it owns LOAD */
+    void *driver;      /* the driver's */
 };
 
 /* How a destination is doing, for `status`. */
 struct dest_health {
-    char where[256];    /* what it is, without secrets: "/data/warehouse.db" */
-    char version[64];   /* of the server or library */
-    char identity[40];  /* random id kept in the destination; another one than before: restored or recreated. "" unknown */
+    char where[256];   /* what it is, without secrets: "/data/warehouse.db" */
+    char version[64];  /* of the server or library */
+    char identity[40]; /* random id kept in the destination; another one than before: restored or recreated. "" unknown
+                        */
     bool is_open;
     bool is_homeless; /* not open: the folder it belongs into does not exist, so that only a hand can help */
 };
@@ -118,17 +120,17 @@ struct dest_ops {
     const char *summary;          /* one line for help */
     const struct option *options; /* parsed into the options struct by offset */
     size_t options_size;
-    const char *url_scheme;       /* for --to: "sqlite:" */
+    const char *url_scheme; /* for --to: "sqlite:" */
     /* Fill OPTIONS (zeroed, then defaults applied) from what follows --to. Strings borrowed from URL. ERR_CONFIG. */
     enum err_code (*from_url)(const char *url, void *options, struct err *err);
     enum err_code (*check)(const void *options, struct err *err);
     /* Defaults of a flow that ends here, as option texts: pairs name, value; NULL-terminated. */
     const char *const *flow_defaults;
 
-    bool accepts_rows;    /* pulls load->rows; else it wants the file, inspected to its end before begin() */
-    bool runs_in_order;   /* loads run in the order of begin(), so several for one table may be in flight */
+    bool accepts_rows;      /* pulls load->rows; else it wants the file, inspected to its end before begin() */
+    bool runs_in_order;     /* loads run in the order of begin(), so several for one table may be in flight */
     bool keeps_checkpoints; /* uses load->checkpoint and load->save */
-    int max_small;        /* how many small loads (<= SMALL_LOAD bytes) it likes to have at once to share a commit */
+    int max_small;          /* how many small loads (<= SMALL_LOAD bytes) it likes to have at once to share a commit */
 
     /* OPTIONS outlives the destination. Does not connect: a dead destination is no error here. */
     enum err_code (*open)(const void *options, uv_loop_t *loop, void **ret_state, struct err *err);

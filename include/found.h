@@ -21,8 +21,8 @@ struct file_id {
 
 static inline bool file_id_same(const struct file_id *a, const struct file_id *b)
 {
-    return a->size == b->size && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns &&
-           a->inode == b->inode && a->dev == b->dev;
+    return a->size == b->size && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns && a->inode == b->inode &&
+           a->dev == b->dev;
 }
 
 enum found_how {
@@ -39,7 +39,7 @@ enum found_how {
 /* PATH and FROM are relative to the source's root, '/'-separated, any bytes but NUL; borrowed. */
 struct found {
     const char *path;
-    const char *from;  /* FOUND_RENAMED and FOUND_FOLDER_RENAMED only, else NULL */
+    const char *from; /* FOUND_RENAMED and FOUND_FOLDER_RENAMED only, else NULL */
     enum found_how how;
     struct file_id id; /* all zero for folders and for what is gone */
 };

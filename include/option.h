@@ -28,7 +28,7 @@ enum option_type {
     OPT_ENUM_OR   /* int as OPT_ENUM at OFFSET, or a mapping described by SUB, parsed into the same enclosing struct
                      at its own offsets; the int then becomes OR_VALUE */
     ,
-    OPT_TYPES     /* struct option_types: `text`, `infer`, or a mapping column -> type name */
+    OPT_TYPES /* struct option_types: `text`, `infer`, or a mapping column -> type name */
 };
 
 struct option_strings {
@@ -55,13 +55,13 @@ struct option {
     const char *name;
     enum option_type type;
     size_t offset;
-    const char *default_text;      /* parsed like a value from the file; NULL: zero/absent */
-    const char *const *choices;    /* OPT_ENUM, OPT_ENUM_OR, OPT_CHAR; NULL-terminated */
-    const struct option *sub;      /* OPT_GROUP, OPT_ENUM_OR */
-    int or_value;                  /* OPT_ENUM_OR */
+    const char *default_text;   /* parsed like a value from the file; NULL: zero/absent */
+    const char *const *choices; /* OPT_ENUM, OPT_ENUM_OR, OPT_CHAR; NULL-terminated */
+    const struct option *sub;   /* OPT_GROUP, OPT_ENUM_OR */
+    int or_value;               /* OPT_ENUM_OR */
     unsigned flags;
-    const char *help;              /* one or more sentences for a person */
-    int64_t min, max;              /* for INT, SIZE, DURATION; both 0: unchecked */
+    const char *help; /* one or more sentences for a person */
+    int64_t min, max; /* for INT, SIZE, DURATION; both 0: unchecked */
 };
 
 #endif

@@ -25,20 +25,20 @@
  */
 struct row_batch {
     size_t rows;
-    size_t columns;           /* as the shape has; padded rows are already padded */
+    size_t columns; /* as the shape has; padded rows are already padded */
     const char *const *value;
-    const uint32_t *length;   /* bytes */
-    const uint64_t *record;   /* per row: number of the record in the file, from 0, rejected ones counted */
-    const uint64_t *line;     /* per row: line on which the record starts, from 1 */
-    const uint64_t *offset;   /* per row: byte offset of the record in the decompressed text */
+    const uint32_t *length; /* bytes */
+    const uint64_t *record; /* per row: number of the record in the file, from 0, rejected ones counted */
+    const uint64_t *line;   /* per row: line on which the record starts, from 1 */
+    const uint64_t *offset; /* per row: byte offset of the record in the decompressed text */
 };
 
 /* What one whole pass found. */
 struct rows_result {
-    uint64_t records;   /* data records in the file: good ones + rejected ones (parsed) */
-    uint64_t rejected;  /* by us or by rows_reject() */
-    uint64_t bytes;     /* of the file as it is on disk */
-    uint8_t hash[16];   /* XXH3-128 of those bytes */
+    uint64_t records;  /* data records in the file: good ones + rejected ones (parsed) */
+    uint64_t rejected; /* by us or by rows_reject() */
+    uint64_t bytes;    /* of the file as it is on disk */
+    uint8_t hash[16];  /* XXH3-128 of those bytes */
 };
 
 struct rows;
@@ -52,8 +52,8 @@ struct rows_ops {
 /* The base of every implementation; members are read by drivers, written by the implementation. */
 struct rows {
     const struct rows_ops *ops;
-    struct shape *shape;        /* kinds are narrowed as the pass goes on: read them between batches only */
-    struct rows_result result;  /* complete after the last, empty batch */
+    struct shape *shape;         /* kinds are narrowed as the pass goes on: read them between batches only */
+    struct rows_result result;   /* complete after the last, empty batch */
     _Atomic uint64_t bytes_done; /* progress, may be read by any thread */
     _Atomic uint64_t rows_done;
 };
@@ -73,8 +73,7 @@ static inline enum err_code rows_next(struct rows *rows, const struct row_batch 
  * key). COLUMN: the offending one, from 0, or -1. Counts towards bad_rows: ERR_NONE if the row is to be left
  * out, ERR_INPUT (with the place) if the whole file is.
  */
-static inline enum err_code rows_reject(struct rows *rows, size_t row, int column, const char *reason,
-                                        struct err *err)
+static inline enum err_code rows_reject(struct rows *rows, size_t row, int column, const char *reason, struct err *err)
 {
     return rows->ops->reject(rows, row, column, reason, err);
 }
@@ -97,7 +96,8 @@ static inline void rows_free(struct rows *rows)
 /* Where rejected rows go; the job gives one to inspect when bad_rows allows any. Called on the puller's thread. */
 struct reject_sink {
     void *arg;
-    /* One rejected row, as parsed; REASON says column and cause. Returns false if it can't be kept (then the file fails). */
+    /* One rejected row, as parsed; REASON says column and cause. Returns false if it can't be kept (then the file
+     * fails). */
     bool (*put)(void *arg, uint64_t line, uint64_t offset, const char *reason, const char *const *value,
                 const uint32_t *length, size_t fields);
     /* The pass starts again: forget all rows put so far. */

@@ -48,10 +48,10 @@ struct shape {
     struct dialect dialect;
     struct column *columns;
     size_t column_count;
-    uint64_t records;  /* records behind KINDS: of the head, or of the file when is_whole */
-    bool is_whole;     /* KINDS speak for the whole file */
-    bool has_hash;     /* HASH is the hash of the whole file's bytes as they are on disk */
-    uint8_t hash[16];  /* XXH3-128, canonical (big endian) form */
+    uint64_t records; /* records behind KINDS: of the head, or of the file when is_whole */
+    bool is_whole;    /* KINDS speak for the whole file */
+    bool has_hash;    /* HASH is the hash of the whole file's bytes as they are on disk */
+    uint8_t hash[16]; /* XXH3-128, canonical (big endian) form */
 };
 
 #endif

@@ -20,20 +20,20 @@
 
 /* How a source is doing, for `status`. Strings are owned by the source, valid until it reports again. */
 struct source_health {
-    const char *mode;      /* "events", "poll", "fs_event" */
-    const char *reason;    /* why that mode, "" if it is what was asked for */
-    const char *evidence;  /* "close" (closes are seen), "writers" (lease check works), "age" */
-    uint64_t folders;      /* folders watched */
-    uint64_t overflows;    /* queue overflows met */
-    uint64_t scans;        /* scans finished */
-    bool is_ready;         /* the first scan has finished */
-    bool is_reachable;     /* root exists and can be listed */
-    char problem[512];     /* "" or what is wrong now: unreadable folders, root missing */
+    const char *mode;     /* "events", "poll", "fs_event" */
+    const char *reason;   /* why that mode, "" if it is what was asked for */
+    const char *evidence; /* "close" (closes are seen), "writers" (lease check works), "age" */
+    uint64_t folders;     /* folders watched */
+    uint64_t overflows;   /* queue overflows met */
+    uint64_t scans;       /* scans finished */
+    bool is_ready;        /* the first scan has finished */
+    bool is_reachable;    /* root exists and can be listed */
+    char problem[512];    /* "" or what is wrong now: unreadable folders, root missing */
 };
 
 /* How one scan ended. */
 struct scan_result {
-    bool is_complete;       /* every folder was listed without error and the root is the one we know */
+    bool is_complete; /* every folder was listed without error and the root is the one we know */
     uint64_t files;
     uint64_t folders;
 };
@@ -84,8 +84,8 @@ struct source_ops {
     enum err_code (*open)(const void *options, uv_loop_t *loop, const struct source_sink *sink, int max_depth,
                           const char *const *avoid, bool (*wants)(void *arg, const char *path), void *wants_arg,
                           void **ret_state, struct err *err);
-    void (*scan)(void *state);          /* scan as soon as possible; coalesced with one that waits */
-    void (*scan_resume)(void *state);   /* the sink has room again */
+    void (*scan)(void *state);        /* scan as soon as possible; coalesced with one that waits */
+    void (*scan_resume)(void *state); /* the sink has room again */
     void (*health)(void *state, struct source_health *ret_health);
     /* Look at COUNT paths on the pool; CB comes once, on a later turn. PROBES is borrowed until then. NULL: can't. */
     enum err_code (*probe)(void *state, struct probe *probes, size_t count, probe_cb *cb, void *arg, struct err *err);
@@ -95,7 +95,8 @@ struct source_ops {
     int (*root_fd)(void *state);
     /* The root as an absolute path, as configured; for people who name files. NULL: not a local folder. */
     const char *(*root_path)(void *state);
-    /* Identity of the root: "filesystem:inode", opaque, "" while unknown. The ledger keeps it; another one deletes nothing. */
+    /* Identity of the root: "filesystem:inode", opaque, "" while unknown. The ledger keeps it; another one deletes
+     * nothing. */
     const char *(*root_identity)(void *state);
     /* Tell the source which root identity the ledger has ("" none yet): PROBE and scans distrust another one. */
     void (*expect_root)(void *state, const char *identity);

@@ -54,7 +54,8 @@ static struct ledger_counter *counter_of(struct counters *c, const char *flow)
 }
 
 /* A file that waits as a new version is counted as that, and no longer as what became of the old one. */
-static enum err_code count_waiting(struct ledger_tx *tx, struct counters *c, const struct engine_waiting *w, struct err *err)
+static enum err_code count_waiting(struct ledger_tx *tx, struct counters *c, const struct engine_waiting *w,
+                                   struct err *err)
 {
     struct ledger_row *row;
     struct ledger_counter *counter = counter_of(c, w->flow);

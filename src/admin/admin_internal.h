@@ -105,7 +105,7 @@ struct explain {
     bool is_running;             /* a daemon answers */
     enum engine_note note;       /* what the engine's memory knows, and in words; "" */
     const char *memory;
-    const char *dests;           /* lines "NAME\tSTATE\treason…" of destinations that are not well; "" */
+    const char *dests; /* lines "NAME\tSTATE\treason…" of destinations that are not well; "" */
 };
 /* The absolute path of the folder that S watches; false: it is no folder. RET has PATH_MAX bytes. */
 bool source_root(const struct config_source *s, char *ret);

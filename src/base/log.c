@@ -259,7 +259,8 @@ static uint64_t mix(uint64_t hash, const char *s)
     return hash;
 }
 
-/* What makes two messages the same one: every word. "2 rows" after "1 rows", or the second try after the first, is news. */
+/* What makes two messages the same one: every word. "2 rows" after "1 rows", or the second try after the first, is
+ * news. */
 static uint64_t key_of(const struct message *m)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325) + (uint64_t)m->level;

@@ -22,21 +22,23 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 enum log_format { LOG_TEXT, LOG_JSON };
 
 struct log_output {
-    const char *to;          /* "stderr", "stdout", or an absolute path */
-    int level;               /* enum log_level */
-    int format;              /* enum log_format */
-    uint64_t rotate_size;    /* bytes; 0: never */
-    int64_t rotate_keep;     /* old files kept: .1 .2 …; 0: the full one is deleted */
+    const char *to;       /* "stderr", "stdout", or an absolute path */
+    int level;            /* enum log_level */
+    int format;           /* enum log_format */
+    uint64_t rotate_size; /* bytes; 0: never */
+    int64_t rotate_keep;  /* old files kept: .1 .2 …; 0: the full one is deleted */
 };
 
-/* Replace all outputs (none: one to stderr, info, text). On failure the old ones stay. ERR_CONFIG: can't be opened, or two to one place. Copies OUTPUTS. */
+/* Replace all outputs (none: one to stderr, info, text). On failure the old ones stay. ERR_CONFIG: can't be opened, or
+ * two to one place. Copies OUTPUTS. */
 enum err_code log_open(const struct log_output *outputs, size_t count, struct err *err);
-void log_reopen(void);   /* open files again by name (HUP, logrotate) */
-void log_flush(void);    /* tell repeats that wait */
-void log_close(void);    /* log_flush(), then back to plain stderr */
-/* Copied; shorter than 4 bytes is ignored; also as it looks percent-encoded. false: out of memory, it must not be used. */
+void log_reopen(void); /* open files again by name (HUP, logrotate) */
+void log_flush(void);  /* tell repeats that wait */
+void log_close(void);  /* log_flush(), then back to plain stderr */
+/* Copied; shorter than 4 bytes is ignored; also as it looks percent-encoded. false: out of memory, it must not be used.
+ */
 bool log_secret(const char *secret) __attribute__((warn_unused_result));
-void log_redact(char *text);         /* what the log does to a line, for other outputs; never longer than before */
+void log_redact(char *text); /* what the log does to a line, for other outputs; never longer than before */
 bool log_wants(enum log_level level);
 
 /* Context of a line; in JSON the non-NULL members become fields, in text they stand before the message. */

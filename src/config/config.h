@@ -18,10 +18,10 @@
 /* config may see inspect.h for the csv table only: it is data, not behaviour. */
 
 struct retry_options {
-    uint64_t first;          /* ms */
+    uint64_t first; /* ms */
     double factor;
-    uint64_t max;            /* ms */
-    uint64_t give_up_after;  /* ms */
+    uint64_t max;           /* ms */
+    uint64_t give_up_after; /* ms */
 };
 
 struct config_source {
@@ -37,7 +37,7 @@ struct config_dest {
     const char *name;
     const struct dest_ops *ops;
     void *options;
-    struct retry_options retry;   /* global, overridden by the destination's own `retry` */
+    struct retry_options retry; /* global, overridden by the destination's own `retry` */
 };
 
 enum after { AFTER_KEEP, AFTER_DELETE, AFTER_MOVE };
@@ -51,36 +51,36 @@ struct config_flow {
     struct option_strings include, exclude;
     int format;
     struct csv_options csv;
-    const char *table;            /* template */
-    struct load_plan plan;        /* flow, mode, key, order_by, row_number, types, on_schema_change, names, on_duplicate */
-    uint64_t skip_bad_rows;       /* bad_rows: {skip: N} */
-    int bad_rows;                 /* 0 reject_file, 1 skip */
-    int on_changed;               /* enum changed_policy, for append */
-    int after_success;            /* enum after */
+    const char *table;      /* template */
+    struct load_plan plan;  /* flow, mode, key, order_by, row_number, types, on_schema_change, names, on_duplicate */
+    uint64_t skip_bad_rows; /* bad_rows: {skip: N} */
+    int bad_rows;           /* 0 reject_file, 1 skip */
+    int on_changed;         /* enum changed_policy, for append */
+    int after_success;      /* enum after */
     const char *after_success_dir;
-    int after_failure;            /* AFTER_KEEP or AFTER_MOVE */
+    int after_failure; /* AFTER_KEEP or AFTER_MOVE */
     const char *after_failure_dir;
     int on_delete;
-    uint64_t incomplete_after;    /* ms */
-    uint64_t definition;          /* hash of all that changes what a load means: a change queues quarantined files once */
+    uint64_t incomplete_after; /* ms */
+    uint64_t definition;       /* hash of all that changes what a load means: a change queues quarantined files once */
 };
 
 struct config {
     struct arena arena;
     int references;
-    const char *file;             /* absolute path; "" for command-line configurations */
-    const char *state;            /* absolute */
-    const char *instance;         /* "" : random id in the state folder */
-    uint64_t shutdown_grace;      /* ms */
+    const char *file;        /* absolute path; "" for command-line configurations */
+    const char *state;       /* absolute */
+    const char *instance;    /* "" : random id in the state folder */
+    uint64_t shutdown_grace; /* ms */
     struct log_output *logs;
     size_t log_count;
-    const char *http_listen;      /* "" off */
+    const char *http_listen; /* "" off */
     struct {
         int64_t jobs;
         uint64_t buffer, max_file_size;
     } limits;
     struct retry_options retry;
-    uint64_t history_keep;        /* ms */
+    uint64_t history_keep; /* ms */
     struct config_source *sources;
     size_t source_count;
     struct config_dest *dests;
@@ -106,12 +106,13 @@ enum err_code config_load(const char *file, const struct config_drivers *drivers
 
 /* What a command line says: run and load without a file. */
 struct config_quick {
-    const char *profile;     /* NULL, "file2sql" */
-    const char *watch;       /* folder; for load: NULL (then the root is "/", the table "{stem}", and nothing is watched) */
-    const char *to;          /* URL */
-    const char *table;       /* template; NULL: default */
-    const char *state;       /* NULL: ./.chute */
-    bool is_load;            /* chute load: flow "load"; a table without placeholder is appended to; no deletes, on_schema_change default of the destination but never drops */
+    const char *profile; /* NULL, "file2sql" */
+    const char *watch;   /* folder; for load: NULL (then the root is "/", the table "{stem}", and nothing is watched) */
+    const char *to;      /* URL */
+    const char *table;   /* template; NULL: default */
+    const char *state;   /* NULL: ./.chute */
+    bool is_load; /* chute load: flow "load"; a table without placeholder is appended to; no deletes, on_schema_change
+                     default of the destination but never drops */
 };
 enum err_code config_quick(const struct config_quick *quick, const struct config_drivers *drivers, struct config **ret,
                            struct err *err);
@@ -123,14 +124,14 @@ struct config *config_ref(struct config *c);
 void config_unref(struct config *c);
 
 /*
- * Does FLOW take PATH (include, exclude, temporary names)? The flow of `chute load` has no include and takes every path:
- * its files were named one by one. A configuration file can't have such a flow.
+ * Does FLOW take PATH (include, exclude, temporary names)? The flow of `chute load` has no include and takes every
+ * path: its files were named one by one. A configuration file can't have such a flow.
  */
 bool config_flow_takes(const struct config_flow *flow, const char *path);
 
 /* All option tables with where they stand, for help, manual, reference and the tests. */
 struct config_section {
-    const char *title;          /* "flows.NAME", "sources.NAME (type: directory)", "limits" */
+    const char *title; /* "flows.NAME", "sources.NAME (type: directory)", "limits" */
     const char *help;
     const struct option *options;
 };

@@ -15,8 +15,9 @@
 #include <stddef.h>
 
 /* Delete PATH below DIRFD if it still is ID and nobody writes it. ERR_CHANGED: it is another version
-   now, or open for writing, left in place. Already gone: ERR_NONE. "Is ID": inode, size and mtime; ctime changes with our
-   own attempts. Who writes is told by a read lease where the kernel grants one; SIGIO is set to be ignored for that. */
+   now, or open for writing, left in place. Already gone: ERR_NONE. "Is ID": inode, size and mtime; ctime changes with
+   our own attempts. Who writes is told by a read lease where the kernel grants one; SIGIO is set to be ignored for
+   that. */
 enum err_code finish_delete(int dirfd, const char *path, const struct file_id *id, struct err *err);
 
 /*
@@ -41,8 +42,8 @@ bool finish_is_private(const char *name);
 /* One quarantined version, for its `<file>.error.json`. Strings are borrowed. */
 struct quarantine_note {
     const char *flow, *source, *path, *table, *dest;
-    const char *reason;      /* one line for a person */
-    const char *hash_hex;    /* "" unknown */
+    const char *reason;   /* one line for a person */
+    const char *hash_hex; /* "" unknown */
     struct file_id id;
     int64_t at_ms;
     uint64_t tries;
@@ -65,7 +66,8 @@ enum err_code quarantine_clear(const char *dir, const char *flow, const char *pa
 struct rejects;
 enum err_code rejects_open(const char *dir, const char *flow, const char *path, struct rejects **ret, struct err *err);
 void rejects_sink(struct rejects *r, struct reject_sink *ret_sink);
-enum err_code rejects_keep(struct rejects *r, struct err *err);    /* the load was committed; frees R; no file if there were none */
-void rejects_drop(struct rejects *r);                              /* it was not; frees R; NULL is fine */
+enum err_code rejects_keep(struct rejects *r,
+                           struct err *err); /* the load was committed; frees R; no file if there were none */
+void rejects_drop(struct rejects *r);        /* it was not; frees R; NULL is fine */
 
 #endif

@@ -17,25 +17,25 @@ enum short_rows { SHORT_REJECT, SHORT_PAD };
 
 /* The `csv:` mapping of a flow. */
 struct csv_options {
-    char delimiter;              /* 0: auto */
+    char delimiter; /* 0: auto */
     char quote;
-    int header;                  /* 0: first_row */
-    int encoding;                /* enum encoding */
+    int header;   /* 0: first_row */
+    int encoding; /* enum encoding */
     struct option_strings null_values;
-    int short_rows;              /* enum short_rows */
-    uint64_t max_row;            /* bytes */
+    int short_rows;   /* enum short_rows */
+    uint64_t max_row; /* bytes */
 };
 /* The table of `csv:`; defined in src/config/options.c with all other tables of a flow. */
 extern const struct option csv_option_table[]; /* defined in src/config/options.c: inspect parses no options */
 
 struct inspect_options {
     const struct csv_options *csv;
-    uint64_t skip_bad_rows;              /* bad_rows: {skip: N}; 0: reject_file */
-    const char *const *expect_columns;   /* columns of the table, if it exists: only a dialect whose header has them
-                                            (by name, any order) is accepted by `auto`; NULL: unknown */
+    uint64_t skip_bad_rows;            /* bad_rows: {skip: N}; 0: reject_file */
+    const char *const *expect_columns; /* columns of the table, if it exists: only a dialect whose header has them
+                                          (by name, any order) is accepted by `auto`; NULL: unknown */
     size_t expect_count;
-    struct reject_sink sink;             /* used when skip_bad_rows > 0 */
-    uint64_t buffer_bytes;               /* bound for read-ahead; 0: 4 MiB */
+    struct reject_sink sink; /* used when skip_bad_rows > 0 */
+    uint64_t buffer_bytes;   /* bound for read-ahead; 0: 4 MiB */
 };
 
 /*
@@ -45,12 +45,12 @@ struct inspect_options {
  * ERR_INPUT, ERR_INCOMPLETE (line, column, offset in the text), ERR_SYSTEM.
  * An empty file (0 bytes of text) gives column_count 0.
  */
-enum err_code inspect_head(int fd, const struct inspect_options *options, struct arena *arena,
-                           struct shape **ret_shape, struct err *err);
+enum err_code inspect_head(int fd, const struct inspect_options *options, struct arena *arena, struct shape **ret_shape,
+                           struct err *err);
 
 /* The rows of FD, read from offset 0. Narrows SHAPE's kinds. OPTIONS, SHAPE and FD outlive it. Blocks; pool threads. */
-enum err_code inspect_rows(int fd, const struct inspect_options *options, struct shape *shape,
-                           struct rows **ret_rows, struct err *err);
+enum err_code inspect_rows(int fd, const struct inspect_options *options, struct shape *shape, struct rows **ret_rows,
+                           struct err *err);
 
 /* XXH3-128 of the bytes of FD from 0 to its end; SIZE bytes read. STOP (may be NULL) ends it early with ERR_STOPPED. */
 enum err_code inspect_hash(int fd, const _Atomic bool *stop, uint8_t ret_hash[16], uint64_t *ret_size, struct err *err);

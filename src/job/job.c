@@ -42,7 +42,6 @@ static void run(struct job *job, step_fn *step)
         job_free(job);
 }
 
-
 /* The only place that writes job->state after the start; also the one line of trace per move. */
 static enum next go(struct job *job, enum job_state to)
 {

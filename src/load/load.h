@@ -12,12 +12,21 @@ extern const struct dest_ops dest_sqlite;
  * Columns of a file as a flow wants them in a table: names legalised and made unique, row number first, types decided.
  * Shared by all drivers that make tables.
  */
-enum column_type { TYPE_TEXT, TYPE_BIGINT, TYPE_DOUBLE, TYPE_DECIMAL, TYPE_BOOLEAN, TYPE_DATE, TYPE_TIMESTAMP, TYPE_TIMESTAMPTZ };
+enum column_type {
+    TYPE_TEXT,
+    TYPE_BIGINT,
+    TYPE_DOUBLE,
+    TYPE_DECIMAL,
+    TYPE_BOOLEAN,
+    TYPE_DATE,
+    TYPE_TIMESTAMP,
+    TYPE_TIMESTAMPTZ
+};
 extern const char *const column_type_names[]; /* as in the configuration's `types` */
 
 /*
- * Compare the header of a file with the columns a table has (both legal names, SAME decides equality), in words a person
- * can act on: "missing: b; extra: c; renamed: x -> y; reordered: ...". Returns 0 when equal in names and order.
+ * Compare the header of a file with the columns a table has (both legal names, SAME decides equality), in words a
+ * person can act on: "missing: b; extra: c; renamed: x -> y; reordered: ...". Returns 0 when equal in names and order.
  */
 enum header_difference { HEADER_MISSING = 1, HEADER_EXTRA = 2, HEADER_REORDERED = 4, HEADER_RENAMED = 8 };
 unsigned header_compare(const char *const *want, size_t want_count, const char *const *have, size_t have_count,

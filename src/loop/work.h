@@ -2,7 +2,8 @@
  * work.h -- run something that blocks on libuv's thread pool and come back.
  *
  * A request carries its own copies in and its results out. The pool is for short things (open, stat, hash a small
- * file, one ledger commit); what runs for minutes takes a thread of its own (work_thread) so that the pool never starves.
+ * file, one ledger commit); what runs for minutes takes a thread of its own (work_thread) so that the pool never
+ * starves.
  */
 #ifndef CHUTE_WORK_H
 #define CHUTE_WORK_H
@@ -12,7 +13,7 @@
 #include <uv.h>
 
 struct work;
-typedef void work_fn(struct work *work);  /* on a pool thread */
+typedef void work_fn(struct work *work);   /* on a pool thread */
 typedef void work_done(struct work *work); /* on the loop thread, on a later turn */
 
 /* Embed it as the first member of the request. */

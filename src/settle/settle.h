@@ -36,7 +36,8 @@ struct settle_health {
 
 /*
  * A path is whole (ERR NULL, FOUND->id filled by a fresh stat) or gone, not a regular file, or a link that leads out of
- * the root (ERR_INPUT). ERR_STOPPED: it was forgotten because too many wait for their markers; its marker brings it back. On the loop thread, on a later turn. A file that can't be opened (permissions) goes on waiting.
+ * the root (ERR_INPUT). ERR_STOPPED: it was forgotten because too many wait for their markers; its marker brings it
+ * back. On the loop thread, on a later turn. A file that can't be opened (permissions) goes on waiting.
  */
 typedef void settle_cb(void *arg, const struct found *found, const struct err *err);
 
@@ -70,7 +71,8 @@ void settle_lost_events(struct settle *s);
  */
 void settle_set_polled(struct settle *s, bool is_polled);
 void settle_health(const struct settle *s, struct settle_health *ret_health);
-/* Every path that waits, and since when (wall clock). PATH is borrowed; CB returns false to stop and must not call back in here. */
+/* Every path that waits, and since when (wall clock). PATH is borrowed; CB returns false to stop and must not call back
+ * in here. */
 typedef bool settle_waiting_cb(void *arg, const char *path, int64_t since_ms);
 void settle_each(const struct settle *s, settle_waiting_cb *cb, void *arg);
 /* New times after a reload; waits already on keep theirs. Another marker needs another settle (and source). */

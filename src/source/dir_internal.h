@@ -23,8 +23,9 @@
 #include <limits.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
-#define HASH_NONFATAL_OOM 1 /* a full memory is no reason to exit: the element is not in the table then, see its tbl   \
-                             */
+#define HASH_NONFATAL_OOM                                                                                              \
+    1 /* a full memory is no reason to exit: the element is not in the table then, see its tbl                         \
+       */
 #include <uthash.h>
 
 struct dir_source;
@@ -130,12 +131,12 @@ struct dir_source {
     struct dir_node *nodes_by_name;
     uint64_t node_count;
     uint32_t generation;
-    int next_wd;  /* mode fs_event */
-    int inotify;  /* -1: none */
+    int next_wd; /* mode fs_event */
+    int inotify; /* -1: none */
     struct dir_above {
         int wd; /* -1: none */
         char name[NAME_MAX + 1];
-    } above[2]; /* watches of the folders that the root's name, and the folder it resolves to, are in */
+    } above[2];   /* watches of the folders that the root's name, and the folder it resolves to, are in */
     bool is_wary; /* events are not trusted here; polled for good */
 
     uv_poll_t poll;

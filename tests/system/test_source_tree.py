@@ -71,3 +71,9 @@ def test_every_header_compiles_alone(compiler):
                                *("-I%s" % folder for folder in folders), "-include", str(path), "-x", "c", "/dev/null"],
                               capture_output=True, text=True)
         assert done.returncode == 0, "%s: %s" % (path.relative_to(TOP), done.stderr)
+
+
+def test_the_layout_is_what_clang_format_makes_of_it():
+    files = sorted(path for folder in ("src", "include", "tests") for path in (TOP / folder).rglob("*.[ch]"))
+    done = subprocess.run([tool("clang-format"), "--dry-run", "-Werror", *map(str, files)], capture_output=True, text=True)
+    assert done.returncode == 0, "run clang-format -i on:\n" + done.stderr[:3000]

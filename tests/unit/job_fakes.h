@@ -35,10 +35,26 @@ struct fake_dir_options {
     const char *ready_marker;
 };
 static const struct option fake_dir_table[] = {
-    {.name = "path", .type = OPT_PATH, .offset = offsetof(struct fake_dir_options, path), .flags = OPT_REQUIRED, .help = "x"},
-    {.name = "debounce", .type = OPT_DURATION, .offset = offsetof(struct fake_dir_options, debounce), .default_text = "5ms", .help = "x"},
-    {.name = "settle", .type = OPT_DURATION, .offset = offsetof(struct fake_dir_options, settle), .default_text = "5ms", .help = "x"},
-    {.name = "ready_marker", .type = OPT_STRING, .offset = offsetof(struct fake_dir_options, ready_marker), .default_text = "", .help = "x"},
+    {.name = "path",
+     .type = OPT_PATH,
+     .offset = offsetof(struct fake_dir_options, path),
+     .flags = OPT_REQUIRED,
+     .help = "x"},
+    {.name = "debounce",
+     .type = OPT_DURATION,
+     .offset = offsetof(struct fake_dir_options, debounce),
+     .default_text = "5ms",
+     .help = "x"},
+    {.name = "settle",
+     .type = OPT_DURATION,
+     .offset = offsetof(struct fake_dir_options, settle),
+     .default_text = "5ms",
+     .help = "x"},
+    {.name = "ready_marker",
+     .type = OPT_STRING,
+     .offset = offsetof(struct fake_dir_options, ready_marker),
+     .default_text = "",
+     .help = "x"},
     {.name = NULL},
 };
 
@@ -126,8 +142,8 @@ static void fake_dir_idle(uv_idle_t *idle)
 }
 
 static enum err_code fake_dir_open(const void *options, uv_loop_t *loop, const struct source_sink *sink, int max_depth,
-                                   const char *const *avoid, bool (*wants)(void *arg, const char *path), void *wants_arg,
-                                   void **ret_state, struct err *err)
+                                   const char *const *avoid, bool (*wants)(void *arg, const char *path),
+                                   void *wants_arg, void **ret_state, struct err *err)
 {
     const struct fake_dir_options *o = options;
     struct fake_dir *d = calloc(1, sizeof *d);
@@ -165,10 +181,15 @@ static void fake_dir_resume(void *state)
 static void fake_dir_health(void *state, struct source_health *ret)
 {
     struct fake_dir *d = state;
-    *ret = (struct source_health){.mode = "events", .reason = "", .evidence = "close", .scans = d->scans,
-                                  .is_ready = d->scanned, .is_reachable = true};
+    *ret = (struct source_health){.mode = "events",
+                                  .reason = "",
+                                  .evidence = "close",
+                                  .scans = d->scans,
+                                  .is_ready = d->scanned,
+                                  .is_reachable = true};
 }
-static enum err_code fake_dir_probe(void *state, struct probe *probes, size_t count, probe_cb *cb, void *arg, struct err *err)
+static enum err_code fake_dir_probe(void *state, struct probe *probes, size_t count, probe_cb *cb, void *arg,
+                                    struct err *err)
 {
     struct fake_dir *d = state;
     if (d->asked_count == sizeof d->asked / sizeof d->asked[0])
@@ -222,10 +243,21 @@ static void fake_dir_close(void *state, void (*closed)(void *arg), void *arg)
     uv_close((uv_handle_t *)&d->idle, fake_dir_on_close);
 }
 static const struct source_ops fake_dir_ops = {
-    .type = "directory", .summary = "x", .options = fake_dir_table, .options_size = sizeof(struct fake_dir_options),
-    .open = fake_dir_open, .scan = fake_dir_scan, .scan_resume = fake_dir_resume, .health = fake_dir_health,
-    .probe = fake_dir_probe, .open_now = fake_dir_open_now, .root_fd = fake_dir_root_fd, .root_path = fake_dir_root_path,
-    .root_identity = fake_dir_identity, .expect_root = fake_dir_expect, .close = fake_dir_close,
+    .type = "directory",
+    .summary = "x",
+    .options = fake_dir_table,
+    .options_size = sizeof(struct fake_dir_options),
+    .open = fake_dir_open,
+    .scan = fake_dir_scan,
+    .scan_resume = fake_dir_resume,
+    .health = fake_dir_health,
+    .probe = fake_dir_probe,
+    .open_now = fake_dir_open_now,
+    .root_fd = fake_dir_root_fd,
+    .root_path = fake_dir_root_path,
+    .root_identity = fake_dir_identity,
+    .expect_root = fake_dir_expect,
+    .close = fake_dir_close,
 };
 
 /* ---- the destination ---- */
@@ -234,7 +266,11 @@ struct fake_table_options {
     const char *path;
 };
 static const struct option fake_table_table[] = {
-    {.name = "path", .type = OPT_PATH, .offset = offsetof(struct fake_table_options, path), .flags = OPT_REQUIRED, .help = "x"},
+    {.name = "path",
+     .type = OPT_PATH,
+     .offset = offsetof(struct fake_table_options, path),
+     .flags = OPT_REQUIRED,
+     .help = "x"},
     {.name = NULL},
 };
 
@@ -250,16 +286,16 @@ struct fake_table {
 };
 /* What the test says and sees; outlives the destination. */
 static struct {
-    struct err script[32];     /* answers to loads, in order; afterwards ERR_NONE */
+    struct err script[32]; /* answers to loads, in order; afterwards ERR_NONE */
     size_t script_count, script_next;
     struct err connect_script[8];
     size_t connect_count, connect_next;
-    char log[FAKE_LOG][300];   /* "load a.csv -> a (2 rows)", "drop a" */
+    char log[FAKE_LOG][300]; /* "load a.csv -> a (2 rows)", "drop a" */
     size_t log_count;
-    bool hold;                 /* answer nothing for now */
-    bool walks;                /* a load saves a checkpoint first, and one that finds one says so */
+    bool hold;  /* answer nothing for now */
+    bool walks; /* a load saves a checkpoint first, and one that finds one says so */
     char identity[40];
-    char keys[FAKE_LOG][40];   /* load_keys committed */
+    char keys[FAKE_LOG][40]; /* load_keys committed */
     uint8_t hashes[FAKE_LOG][16];
     uint64_t parsed[FAKE_LOG];
     size_t key_count;
@@ -291,7 +327,11 @@ static void fake_run_load(struct load *load)
     }
     if (load->what != LOAD_FILE) {
         snprintf(load->receipt.dest_id, sizeof load->receipt.dest_id, "dropped");
-        fake_say("%s %s", load->what == LOAD_DROP ? "drop" : load->what == LOAD_EMPTY ? "empty" : "forget", load->table);
+        fake_say("%s %s",
+                 load->what == LOAD_DROP    ? "drop"
+                 : load->what == LOAD_EMPTY ? "empty"
+                                            : "forget",
+                 load->table);
         return;
     }
     for (size_t i = 0; i < fake.key_count; i++)
@@ -402,7 +442,8 @@ static void fake_table_health(void *state, struct dest_health *ret)
     snprintf(ret->identity, sizeof ret->identity, "%s", fake.identity);
     ret->is_open = true;
 }
-static enum err_code fake_table_name(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size, struct err *err)
+static enum err_code fake_table_name(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size,
+                                     struct err *err)
 {
     (void)policy;
     (void)err;
@@ -445,10 +486,23 @@ static void fake_table_close(void *state, void (*closed)(void *arg), void *arg)
 }
 static const char *const fake_flow_defaults[] = {"table", "{path_stem}", "on_schema_change", "recreate", NULL};
 static const struct dest_ops fake_table_ops = {
-    .type = "sqlite", .summary = "x", .options = fake_table_table, .options_size = sizeof(struct fake_table_options),
-    .url_scheme = "sqlite:", .flow_defaults = fake_flow_defaults, .accepts_rows = true, .runs_in_order = true, .keeps_checkpoints = true, .max_small = 64,
-    .open = fake_table_open, .connect = fake_table_connect, .health = fake_table_health, .table_name = fake_table_name,
-    .begin = fake_table_begin, .abort = fake_table_abort, .close = fake_table_close,
+    .type = "sqlite",
+    .summary = "x",
+    .options = fake_table_table,
+    .options_size = sizeof(struct fake_table_options),
+    .url_scheme = "sqlite:",
+    .flow_defaults = fake_flow_defaults,
+    .accepts_rows = true,
+    .runs_in_order = true,
+    .keeps_checkpoints = true,
+    .max_small = 64,
+    .open = fake_table_open,
+    .connect = fake_table_connect,
+    .health = fake_table_health,
+    .table_name = fake_table_name,
+    .begin = fake_table_begin,
+    .abort = fake_table_abort,
+    .close = fake_table_close,
 };
 
 static const struct source_ops *const fake_sources[] = {&fake_dir_ops, NULL};

@@ -36,7 +36,8 @@ const char *const retry_class_names[RETRY_CLASSES] = {"input", "remote", "system
 static struct engine_waiting fake_waiting[4];
 static size_t fake_waiting_count;
 
-enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count, struct err *err)
+enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count,
+                             struct err *err)
 {
     (void)e;
     (void)arena;

@@ -67,7 +67,8 @@ static int make_config(struct fixture *f, const char *flow_options)
     snprintf(text, sizeof text,
              "state: state\nretry: {first: 10ms, max: 20ms}\nsources: {inbox: {type: directory, path: in}}\n"
              "destinations: {lite: {type: sqlite, path: x.db}}\n"
-             "flows:\n  - {name: f, from: inbox, to: lite, incomplete_after: 50ms, %s}\n", flow_options);
+             "flows:\n  - {name: f, from: inbox, to: lite, incomplete_after: 50ms, %s}\n",
+             flow_options);
     fputs(text, file);
     fclose(file);
     if (config_load(path, &fake_drivers, &f->config, &errors, &err) != ERR_NONE)
@@ -85,8 +86,8 @@ static enum err_code try_start(struct fixture *f, struct err *err)
     f->idle = f->drained = f->closed = f->ledger_closed = false;
     if (ledger_open(&f->loop, &options, &f->ledger, &opened, err) != ERR_NONE)
         return err->code;
-    const struct engine_options engine = {.loop = &f->loop, .config = f->config, .ledger = f->ledger, .once = true,
-                                          .on_idle = on_idle, .arg = f};
+    const struct engine_options engine = {
+        .loop = &f->loop, .config = f->config, .ledger = f->ledger, .once = true, .on_idle = on_idle, .arg = f};
     return engine_open(&engine, &f->engine, err);
 }
 
