@@ -22,9 +22,10 @@ struct receipt {
     char dest_id[64];  /* the destination's own name for the load (job id), "" if it has none */
     char dialect[64];  /* what was chosen: "comma, utf-8, gzip" */
     bool is_duplicate; /* nothing was written: the destination already holds this version */
-    bool is_resumed;   /* with is_duplicate: it was this very attempt (load_key) that wrote it, before a crash; HASH and
-                          the   counts are those it stored, perhaps of an older version of the file than the one opened now
-                        */
+    bool
+        is_resumed; /* with is_duplicate: it was this very attempt (load_key) that wrote it, before a crash; HASH and
+                       the   counts are those it stored, perhaps of an older version of the file than the one opened now
+                     */
     bool created_table; /* the load made the table */
 };
 
