@@ -164,17 +164,22 @@ static void ask_live(struct client *c)
     answer(c, problem[0] == '\0' ? ok() : failed(problem));
 }
 
-static void answer_count(void *arg, uint64_t count, const struct err *err)
+/* The engine has answered Q: who waits for it? NULL: nobody any more, or ERR was the answer. Frees Q. */
+static struct client *asker_of(struct question *q, const struct err *err)
 {
-    struct question *q = arg;
     struct client *c = q->asker;
     question_free(q);
+    if (c == NULL || err == NULL || err->code == ERR_NONE)
+        return c;
+    answer(c, failed(err->text));
+    return NULL;
+}
+
+static void answer_count(void *arg, uint64_t count, const struct err *err)
+{
+    struct client *c = asker_of(arg, err);
     if (c == NULL)
         return;
-    if (err != NULL && err->code != ERR_NONE) {
-        answer(c, failed(err->text));
-        return;
-    }
     struct json_object *o = ok();
     json_object_object_add(o, "count", json_object_new_uint64(count));
     answer(c, o);
@@ -221,15 +226,9 @@ fail:
 
 static void answer_reset(void *arg, const char *text, const struct err *err)
 {
-    struct question *q = arg;
-    struct client *c = q->asker;
-    question_free(q);
+    struct client *c = asker_of(arg, err);
     if (c == NULL)
         return;
-    if (err != NULL && err->code != ERR_NONE) {
-        answer(c, failed(err->text));
-        return;
-    }
     struct json_object *o = ok();
     json_object_object_add(o, "text", json_object_new_string(text == NULL ? "" : text));
     answer(c, o);

@@ -257,14 +257,8 @@ static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const
         err_nomem(s->err);
         return false;
     }
-    *copy = *row;
-    const char **strings[] = {&copy->source, &copy->path,      &copy->flow,   &copy->dest,
-                              &copy->table,  &copy->table_key, &copy->reason, &copy->load_key};
-    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
-        if ((*strings[i] = arena_strdup(&s->c->arena, *strings[i])) == NULL) {
-            err_nomem(s->err);
-            return false;
-        }
+    if (row_copy(&s->c->arena, row, copy, s->err) != ERR_NONE)
+        return false;
     s->c->items[s->c->count++] = (struct claimed){.row = copy, .flow = flow, .is_drop = true, .is_carry = is_carry};
     return ++s->found < DROPS_AT_ONCE;
 }

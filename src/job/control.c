@@ -291,14 +291,9 @@ static bool retry_row(void *arg, const struct ledger_row *row)
         return true; /* of a flow that is no more, or of `chute load`: nobody here would take it */
     engine_new_key(NULL, key);
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.250s", row->reason);
-    next.state = STATE_QUEUED;
-    next.reason = reason;
-    next.load_key = row->load_key[0] != '\0' ? row->load_key : key;
-    next.tries = 0;
-    next.failed_ms = 0;
-    next.next_try_ms = 0;
+    row_queue_again(&next, row->load_key[0] != '\0' ? row->load_key : key, reason);
     next.taken_by_us = false;
-    next.since_ms = next.seen_ms = clock_wall_ms();
+    next.seen_ms = next.since_ms;
     work->queued++;
     return ledger_put(work->tx, &next, work->err) == ERR_NONE;
 }

@@ -93,9 +93,8 @@ struct intake {
     unsigned looking;       /* new names that may be old files, being looked at */
     bool is_scanned;        /* the first scan has finished, and all it found is in the ledger */
     bool scan_over;         /* on_scan_done came */
-    bool is_source_closed;
-    char problem[512]; /* of the source, as it was last logged */
-    bool is_missing;   /* said to be unreachable */
+    char problem[512];      /* of the source, as it was last logged */
+    bool is_missing;        /* said to be unreachable */
 };
 
 enum outlet_state { OUTLET_OPENING, OUTLET_OK, OUTLET_DOWN, OUTLET_BLOCKED };
@@ -113,7 +112,6 @@ struct outlet {
     bool is_claiming;
     bool claim_again;
     bool on_probation;       /* one load at a time until one works */
-    bool is_empty;           /* the last claim found nothing due */
     int64_t clock_offset_ms; /* wall minus monotonic clock at the last claim; 0: there was none */
     char identity[sizeof((struct dest_health *)0)->identity]; /* as the ledger was asked about last */
     bool is_learning; /* the ledger is asked whether this is the destination it knows */
@@ -355,6 +353,12 @@ void job_next_turn(struct job *done); /* DONE leaves its table: the next one in 
 const char *checkpoint_key(const char *load_key, char ret[CHECKPOINT_KEY_MAX]);
 enum err_code checkpoint_save(struct load *load, const char *text,
                               void (*saved)(struct load *load, const struct err *err), struct err *err);
+/* row.c */
+/* ROW with all its strings into ARENA. */
+enum err_code row_copy(struct arena *arena, const struct ledger_row *row, struct ledger_row *ret, struct err *err);
+/* ROW, whose version had ended, waits again with no tries behind it; the strings are borrowed. */
+void row_queue_again(struct ledger_row *row, const char *load_key, const char *reason);
+
 /* record.c */
 enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err);
 enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err);

@@ -14,27 +14,13 @@ uint64_t path_hash(const char *path)
     return h;
 }
 
-static bool copy_row(struct job *job, const struct ledger_row *row)
-{
-    struct ledger_row *r = &job->row;
-    *r = *row;
-    const char **strings[] = {&r->source, &r->path,      &r->flow,   &r->dest,
-                              &r->table,  &r->table_key, &r->reason, &r->load_key};
-    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
-        *strings[i] = arena_strdup(&job->arena, *strings[i] != NULL ? *strings[i] : "");
-        if (*strings[i] == NULL)
-            return false;
-    }
-    return true;
-}
-
 struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct config_flow *flow)
 {
     struct job *job = calloc(1, sizeof *job);
     if (job == NULL)
         return NULL;
     arena_init(&job->arena);
-    if (!copy_row(job, row)) {
+    if (row_copy(&job->arena, row, &job->row, NULL) != ERR_NONE) {
         arena_done(&job->arena);
         free(job);
         return NULL;

@@ -238,7 +238,6 @@ static void on_claimed(void *arg, const struct err *err)
         if (wait > 0 || o->in_flight == 0)
             wake_in(o, wait > 0 ? (uint64_t)wait : LEDGER_RETRY_MS);
     }
-    o->is_empty = err == NULL && c->count == 0;
     size_t started = err == NULL ? claim_start_jobs(c) : 0;
     claim_free(c);
     if (o->claim_again || started > 0) {

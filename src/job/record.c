@@ -49,24 +49,22 @@ enum err_code header_parse(const char *json, struct arena *arena, const char ***
     return ERR_NONE;
 }
 
+struct release {
+    struct ledger_tx *tx;
+    struct err *err;
+};
+
 static bool release_row(void *arg, const struct ledger_row *row)
 {
-    struct ledger_tx *tx = arg;
+    struct release *r = arg;
     if (strncmp(row->reason, OWNED_PREFIX, strlen(OWNED_PREFIX)) != 0)
         return true;
     struct ledger_row next = *row;
     char key[33], reason[256];
     engine_new_key(NULL, key);
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.200s", row->reason);
-    next.state = STATE_QUEUED;
-    next.load_key = key;
-    next.reason = reason;
-    next.tries = 0;
-    next.failed_ms = 0;
-    next.next_try_ms = 0;
-    next.since_ms = clock_wall_ms();
-    struct err err = {0};
-    return ledger_put(tx, &next, &err) == ERR_NONE;
+    row_queue_again(&next, key, reason);
+    return ledger_put(r->tx, &next, r->err) == ERR_NONE;
 }
 
 enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err)
@@ -75,7 +73,9 @@ enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner
         return ERR_NONE;
     struct ledger_query q = {
         .dest = owner->dest, .table_key = owner->table_key, .states = STATE_BIT(STATE_QUARANTINED)};
-    return ledger_each(tx, &q, release_row, tx, err);
+    struct release r = {.tx = tx, .err = err};
+    enum err_code code = ledger_each(tx, &q, release_row, &r, err);
+    return code != ERR_NONE ? code : err->code;
 }
 
 static int64_t tries_of(const struct job *job)

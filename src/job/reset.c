@@ -136,19 +136,11 @@ static bool take_row(void *arg, const struct ledger_row *row)
 {
     struct reset *r = arg;
     struct ledger_row *copy = arena_alloc(&r->arena, sizeof *copy);
-    if (copy == NULL)
+    if (copy == NULL) {
+        err_nomem(&r->err);
         return false;
-    *copy = *row;
-    copy->source = arena_strdup(&r->arena, row->source);
-    copy->path = arena_strdup(&r->arena, row->path);
-    copy->dest = arena_strdup(&r->arena, row->dest);
-    copy->flow = r->flow->name;
-    copy->table = arena_strdup(&r->arena, row->table);
-    copy->table_key = arena_strdup(&r->arena, row->table_key);
-    copy->load_key = arena_strdup(&r->arena, row->load_key);
-    copy->reason = "";
-    if (copy->source == NULL || copy->path == NULL || copy->dest == NULL || copy->table == NULL ||
-        copy->table_key == NULL || copy->load_key == NULL)
+    }
+    if (row_copy(&r->arena, row, copy, &r->err) != ERR_NONE)
         return false;
     r->rows[r->count++] = copy;
     return true;
@@ -164,7 +156,11 @@ static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
     if (r->rows == NULL)
         return err_nomem(err);
     const struct ledger_query q = {.flow = r->flow->name, .limit = RESET_PAGE};
-    return ledger_each(tx, &q, take_row, r, err);
+    err_clear(&r->err);
+    if (ledger_each(tx, &q, take_row, r, err) != ERR_NONE)
+        return err->code;
+    /* A row that could not be copied is not the end of the list. */
+    return r->err.code != ERR_NONE ? err_set(err, r->err.code, r->err.retryable, "%s", r->err.text) : ERR_NONE;
 }
 
 static void on_page(void *arg, const struct err *err)
@@ -265,15 +261,10 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     bool was_judged = row->state == STATE_QUARANTINED && row->was_loaded; /* by what the other database held */
     if ((is_loaded || was_judged) && !row->taken_by_us && config_flow_named(q->config, row->flow) != NULL) {
         engine_new_key(NULL, key);
-        next.state = STATE_QUEUED;
-        next.reason = was_judged ? AGAIN_PREFIX "another database" : "";
+        row_queue_again(&next, key, was_judged ? AGAIN_PREFIX "another database" : "");
         next.finish_pending = false;
-        next.load_key = key;
         next.drop_pending = false;
-        next.tries = 0;
-        next.failed_ms = 0;
-        next.next_try_ms = 0;
-        next.since_ms = next.seen_ms = clock_wall_ms();
+        next.seen_ms = next.since_ms;
     }
     next.was_loaded = false;
     next.has_hash = false;
