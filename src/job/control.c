@@ -289,7 +289,7 @@ static bool retry_row(void *arg, const struct ledger_row *row)
     char key[33], reason[300];
     if (config_flow_named(work->e->world->config, row->flow) == NULL)
         return true; /* of a flow that is no more, or of `chute load`: nobody here would take it */
-    engine_new_key(NULL, key);
+    engine_new_key(key);
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.250s", row->reason);
     row_queue_again(&next, row->load_key[0] != '\0' ? row->load_key : key, reason);
     next.taken_by_us = false;

@@ -14,11 +14,10 @@ const char *const retry_class_names[RETRY_CLASSES] = {"input", "remote", "system
 
 /* ---- small things ---- */
 
-/* Thread-safe: works on the pool make keys too. E may be NULL. */
-void engine_new_key(struct engine *e, char ret[33])
+/* Thread-safe: works on the pool make keys too. */
+void engine_new_key(char ret[33])
 {
     uint8_t bytes[16];
-    (void)e;
     if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes) {
         int64_t now = clock_wall_ns();
         uint64_t mono = clock_mono_ms();
@@ -328,7 +327,7 @@ static enum err_code load_start_facts(struct engine *e, const struct config *con
         code = ledger_meta_get(tx, "instance", &arena, &instance, err);
     char fresh[33];
     if (code == ERR_NONE && (instance == NULL || config->instance[0] != '\0')) {
-        engine_new_key(e, fresh);
+        engine_new_key(fresh);
         const char *want = config->instance[0] != '\0' ? config->instance : fresh;
         if (instance == NULL || strcmp(want, instance) != 0)
             code = ledger_meta_put(tx, "instance", want, err);

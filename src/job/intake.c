@@ -233,7 +233,7 @@ static enum err_code note_fn(struct ledger_tx *tx, void *arg, struct err *err)
         }
         for (size_t i = 0; i < in->flow_count; i++) {
             char key[33];
-            engine_new_key(NULL, key);
+            engine_new_key(key);
             if (config_flow_takes(in->flows[i], o->path) &&
                 note_version(tx, in, in->flows[i], o->path, &o->id, key, now_ms, err) != ERR_NONE)
                 return err->code;

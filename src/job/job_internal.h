@@ -244,7 +244,7 @@ bool engine_flow_paused(const struct engine *e, const char *flow);
 void engine_check_idle(struct engine *e);
 void engine_ledger_failed(struct engine *e); /* watch it until it works again, then scan */
 uint64_t engine_random(struct engine *e);
-void engine_new_key(struct engine *e, char ret[33]);
+void engine_new_key(char ret[33]);
 void engine_job_ended(struct engine *e);
 void engine_pump_all(struct engine *e);
 void engine_finish_close(struct engine *e);

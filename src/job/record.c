@@ -61,7 +61,7 @@ static bool release_row(void *arg, const struct ledger_row *row)
         return true;
     struct ledger_row next = *row;
     char key[33], reason[256];
-    engine_new_key(NULL, key);
+    engine_new_key(key);
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.200s", row->reason);
     row_queue_again(&next, key, reason);
     return ledger_put(r->tx, &next, r->err) == ERR_NONE;
@@ -241,7 +241,7 @@ static void take_newer(struct job *job, struct ledger_row *row, char key[33], in
     if (row->state ==
         STATE_GONE) { /* its reason and time stay: they may name the file that must be loaded before the drop */
         row->drop_pending = row->was_loaded && job->flow->on_delete != ON_DELETE_IGNORE;
-        engine_new_key(NULL, key);
+        engine_new_key(key);
         row->load_key = key;
         return;
     }
@@ -249,7 +249,7 @@ static void take_newer(struct job *job, struct ledger_row *row, char key[33], in
     row->reason = "";
     row->state = STATE_QUEUED;
     if (job->end == STATE_LOADED || job->end == STATE_SKIPPED || job->end == STATE_QUARANTINED) {
-        engine_new_key(NULL, key);
+        engine_new_key(key);
         row->load_key = key;
     }
 }

@@ -74,7 +74,7 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
         row->table = table;
         if (row->state == STATE_LOADED || row->state == STATE_SKIPPED) {
             /* A ledger that is lost later must find the content under its new name in the destination. */
-            engine_new_key(NULL, new_key);
+            engine_new_key(new_key);
             row->load_key = new_key;
             row->drop_pending = row->was_loaded;
             row->reason = reason;

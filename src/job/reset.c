@@ -260,7 +260,7 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     bool is_loaded = row->state == STATE_LOADED || row->state == STATE_SKIPPED;
     bool was_judged = row->state == STATE_QUARANTINED && row->was_loaded; /* by what the other database held */
     if ((is_loaded || was_judged) && !row->taken_by_us && config_flow_named(q->config, row->flow) != NULL) {
-        engine_new_key(NULL, key);
+        engine_new_key(key);
         row_queue_again(&next, key, was_judged ? AGAIN_PREFIX "another database" : "");
         next.finish_pending = false;
         next.drop_pending = false;

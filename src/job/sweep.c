@@ -28,7 +28,7 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
     row->state = STATE_GONE;
     const char *old_key = row->load_key;
     char key[33];
-    engine_new_key(NULL, key);
+    engine_new_key(key);
     row->load_key = key; /* a drop is an attempt of its own: the destination knows the old key as a load */
     row->drop_pending = drops;
     row->reason = reason;
