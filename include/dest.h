@@ -38,7 +38,7 @@ enum load_what {
 };
 enum load_mode { MODE_REPLACE, MODE_APPEND, MODE_UPSERT, MODE_KEEP_FIRST, MODE_NEWEST };
 enum schema_policy { SCHEMA_REJECT, SCHEMA_ADD_COLUMNS, SCHEMA_RECREATE };
-enum names_policy { NAMES_KEEP, NAMES_SNAKE };
+enum names_policy { NAMES_KEEP, NAMES_SNAKE, NAMES_KEBOOLA };
 enum duplicate_policy { DUPLICATE_SKIP, DUPLICATE_RELOAD };
 enum changed_policy { CHANGED_REJECT, CHANGED_TAIL, CHANGED_AGAIN };
 
@@ -53,6 +53,7 @@ struct load_plan {
     enum schema_policy on_schema_change;
     enum names_policy names;
     enum duplicate_policy on_duplicate;
+    struct option_strings null_values; /* unquoted texts that mean NULL */
 };
 
 /* One piece of work for a destination. Made and freed by the job; the driver owns it between begin() and finished(). */
@@ -64,12 +65,19 @@ struct load {
     const char *path;      /* below its root */
     const char *from_path; /* LOAD_CARRY */
     const char *load_key;  /* this attempt at this version: the same after a crash, new for a deliberate reload */
-    const char *space;     /* schema or bucket; NULL where the destination has none */
+    const char *space;     /* schema or bucket, as space_name() made it; NULL where the destination has none */
     const char *table;     /* legal name, as table_name() made it */
+    bool is_ours;          /* LOAD_DROP, LOAD_FORGET, ledger_knows_tables: the ledger has that a load of ours made it */
     uint64_t skip_records; /* MODE_APPEND, on_changed tail: the records before these are in the table already */
-    /* Rows (LOAD_FILE and accepts_rows); the driver pulls, rewinds, and never frees. */
+    /* Header of the file this table was last loaded from, as the ledger has it; NULL: unknown, or it does not bind. */
+    const char *const *header;
+    size_t header_count;
+    /*
+     * Rows (LOAD_FILE); the driver pulls, rewinds, and never frees. Where !accepts_rows they have been pulled once to
+     * their end, so that shape and result speak for the whole file: rewind before the first pull.
+     */
     struct rows *rows;
-    /* Bytes (LOAD_FILE and !accepts_rows): whole and inspected. */
+    /* Bytes (LOAD_FILE), for drivers that send them as they are. */
     int fd;
     struct file_id id;
     uint8_t hash[16]; /* LOAD_CARRY, and files */
@@ -110,7 +118,16 @@ struct dest_health {
     char identity[40]; /* random id kept in the destination; another one than before: restored or recreated. "" unknown
                         */
     bool is_open;
-    bool is_homeless; /* not open: the folder it belongs into does not exist, so that only a hand can help */
+    bool is_homeless;  /* not open: the folder it belongs into does not exist, so that only a hand can help */
+    uint64_t pause_ms; /* it asked to be left alone for that long, as a whole (maintenance); 0: it did not */
+};
+
+/* What a destination gets from the house; outlives it. */
+struct rate;
+struct dest_env {
+    unsigned jobs;            /* limits.jobs: transfers at once */
+    uint64_t buffer_bytes;    /* limits.buffer */
+    struct rate *upload_rate; /* limits.upload_rate, shared by all destinations; NULL: none */
 };
 
 typedef void dest_cb(void *arg, const struct err *err);
@@ -120,20 +137,26 @@ struct dest_ops {
     const char *summary;          /* one line for help */
     const struct option *options; /* parsed into the options struct by offset */
     size_t options_size;
-    const char *url_scheme; /* for --to: "sqlite:" */
+    const char *url_scheme;              /* for --to: "sqlite:" */
+    const char *quick_name, *quick_flow; /* what it and its flow are called where a command line names nothing */
     /* Fill OPTIONS (zeroed, then defaults applied) from what follows --to. Strings borrowed from URL. ERR_CONFIG. */
     enum err_code (*from_url)(const char *url, void *options, struct err *err);
     enum err_code (*check)(const void *options, struct err *err);
     /* Defaults of a flow that ends here, as option texts: pairs name, value; NULL-terminated. */
     const char *const *flow_defaults;
 
-    bool accepts_rows;      /* pulls load->rows; else it wants the file, inspected to its end before begin() */
-    bool runs_in_order;     /* loads run in the order of begin(), so several for one table may be in flight */
-    bool keeps_checkpoints; /* uses load->checkpoint and load->save */
-    int max_small;          /* how many small loads (<= SMALL_LOAD bytes) it likes to have at once to share a commit */
+    /* What a flow asks for and this destination can't do: ERR_CONFIG with the option's name. NULL: it can all. */
+    enum err_code (*check_flow)(const struct load_plan *plan, const char **ret_option, struct err *err);
+
+    bool accepts_rows;        /* pulls load->rows; else the file is inspected to its end before begin() */
+    bool runs_in_order;       /* loads run in the order of begin(), so several for one table may be in flight */
+    bool keeps_checkpoints;   /* uses load->checkpoint and load->save */
+    bool ledger_knows_tables; /* has no place of its own for what it made: load->is_ours tells */
+    int max_small; /* how many small loads (<= SMALL_LOAD bytes) it likes to have at once to share a commit */
 
     /* OPTIONS outlives the destination. Does not connect: a dead destination is no error here. */
-    enum err_code (*open)(const void *options, uv_loop_t *loop, void **ret_state, struct err *err);
+    enum err_code (*open)(const void *options, const struct dest_env *env, uv_loop_t *loop, void **ret_state,
+                          struct err *err);
     /*
      * Connect, clean up what a killed process left, learn the identity; also the probe while blocked. CB once, later.
      * ERR_DENIED: blocked. ERR_REMOTE/ERR_SYSTEM retryable: down for now.
@@ -146,6 +169,16 @@ struct dest_ops {
      */
     enum err_code (*table_name)(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size,
                                 struct err *err);
+    /*
+     * Tables lie in spaces (buckets, schemas): SPACE_WORD is the flow option that names them; NULL: they don't.
+     * space_name() as table_name(); its result never has a '.', so that "space.table" names a table.
+     * make_space(): find or make SPACE (borrowed for the call); CB once, on a later turn. NULL: the first load does.
+     * ERR_INPUT: this one can't be made; others may.
+     */
+    const char *space_word;
+    enum err_code (*space_name)(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size,
+                                struct err *err);
+    void (*make_space)(void *state, const char *space, dest_cb *cb, void *arg);
     /* ERR_NONE: load->finished() comes once, on a later turn of the loop. Else: never. */
     enum err_code (*begin)(void *state, struct load *load, struct err *err);
     void (*abort)(void *state, struct load *load); /* finished() still comes */

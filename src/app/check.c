@@ -85,7 +85,8 @@ static bool try_dest(const struct config_dest *dest)
         return false;
     }
     bool is_fine = false;
-    if (dest->ops->open(dest->options, &t->loop, &state, &err) != ERR_NONE) {
+    const struct dest_env env = {.jobs = 1, .buffer_bytes = 1024 * 1024};
+    if (dest->ops->open(dest->options, &env, &t->loop, &state, &err) != ERR_NONE) {
         tell("destination %s: %s", dest->name, err.text);
         on_closed(t);
     } else {

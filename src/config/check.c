@@ -196,11 +196,40 @@ static bool delete_check(struct reader *r, const struct config_flow *flow, const
             word);
         return false;
     }
-    if (template_is_constant(flow->table)) {
+    if (flow_is_constant(flow)) {
         reader_problem(
             r, n->line, n->column,
             "%s: on_delete: %s needs a table for each file; put {path_stem} or another placeholder in `table`", where,
             word);
+        return false;
+    }
+    return true;
+}
+
+/* The bucket or schema, where the destination has them; and what else it can't do. */
+static bool dest_flow_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
+{
+    const struct dest_ops *ops = flow->dest != NULL ? flow->dest->ops : NULL;
+    const struct node *n = blame(node, "bucket");
+    const char *option = "to";
+    struct err err;
+
+    err_clear(&err);
+    if (ops == NULL) /* its type was refused already */
+        return true;
+    if (flow->space != NULL && (ops->space_word == NULL || strcmp(ops->space_word, "bucket") != 0)) {
+        reader_problem(r, n->line, n->column, "%s.bucket: destinations of type %s have no buckets", where, ops->type);
+        return false;
+    }
+    if (ops->space_word != NULL && (flow->space == NULL || !template_check(flow->space, &err))) {
+        reader_problem(r, n->line, n->column, "%s.%s: %s", where, ops->space_word,
+                       flow->space == NULL ? "is missing" : err.text);
+        return false;
+    }
+    flow->plan.null_values = flow->csv.null_values;
+    if (ops->check_flow != NULL && ops->check_flow(&flow->plan, &option, &err) != ERR_NONE) {
+        n = blame(node, option);
+        reader_problem(r, n->line, n->column, "%s.%s: %s", where, option, err.text);
         return false;
     }
     return true;
@@ -225,7 +254,8 @@ bool flow_check(struct reader *r, struct config_flow *flow, const struct node *n
            globs_check(r, &flow->exclude, node, "exclude", where) &&
            columns_check(r, &flow->plan.key, node, "key", where) &&
            columns_check(r, &flow->plan.order_by, node, "order_by", where) && csv_check(r, &flow->csv, node, where) &&
-           mode_check(r, flow, node, where) && delete_check(r, flow, node, where);
+           mode_check(r, flow, node, where) && delete_check(r, flow, node, where) &&
+           dest_flow_check(r, flow, node, where);
 }
 
 /* --- between flows, sources and folders --- */
@@ -260,22 +290,16 @@ static void folder_check(struct reader *r, const struct config *c, const struct 
 /* The one table of a flow with a constant template, as its destination compares names; false: one for each file. */
 static bool constant_table(const struct config_flow *flow, char *ret_key, size_t size)
 {
-    const struct template_facts facts = {.path = "", .flow = flow->name, .host = "", .port = ""};
     char legal[TABLE_NAME_MAX];
     struct err err;
-    struct buf b;
 
-    if (!template_is_constant(flow->table))
+    if (!flow_is_constant(flow))
         return false;
-    buf_init(&b);
-    template_expand(flow->table, &facts, &b);
-    bool is_known = !b.failed;
-    if (is_known &&
-        (flow->dest->ops->table_name == NULL || size < sizeof(legal) ||
-         flow->dest->ops->table_name(b.data, flow->plan.names, legal, ret_key, sizeof(legal), &err) != ERR_NONE))
-        snprintf(ret_key, size, "%s", b.data);
-    buf_done(&b);
-    return is_known;
+    err_clear(&err);
+    if (flow->dest->ops->table_name == NULL || size < sizeof(legal) ||
+        flow_table_name(flow, "", legal, ret_key, sizeof(legal), &err) != ERR_NONE)
+        snprintf(ret_key, size, "%s", flow->table);
+    return true;
 }
 
 static void owners_check(struct reader *r, const struct config *c, const struct node *list)

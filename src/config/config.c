@@ -524,18 +524,3 @@ enum err_code config_load(const char *file, const struct config_drivers *drivers
     }
     return reader_finish(&r, c, ret, ret_errors, err);
 }
-
-bool config_flow_takes(const struct config_flow *flow, const char *path)
-{
-    bool is_included = false;
-
-    if (flow->include.count == 0) /* the flow of `chute load`: its files were named one by one */
-        return true;
-    if (path_is_temporary(path))
-        return false;
-    for (size_t i = 0; i < flow->include.count && !is_included; i++)
-        is_included = glob_match(flow->include.items[i], path);
-    for (size_t i = 0; i < flow->exclude.count && is_included; i++)
-        is_included = !glob_match(flow->exclude.items[i], path);
-    return is_included;
-}

@@ -51,6 +51,7 @@ struct config_flow {
     struct option_strings include, exclude;
     int format;
     struct csv_options csv;
+    const char *space;      /* template of the bucket or schema; NULL where the destination has none */
     const char *table;      /* template */
     struct load_plan plan;  /* flow, mode, key, order_by, row_number, types, on_schema_change, names, on_duplicate */
     uint64_t skip_bad_rows; /* bad_rows: {skip: N} */
@@ -78,6 +79,7 @@ struct config {
     struct {
         int64_t jobs;
         uint64_t buffer, max_file_size;
+        uint64_t upload_rate; /* bytes per second; 0: no limit */
     } limits;
     struct retry_options retry;
     uint64_t history_keep; /* ms */
@@ -128,6 +130,20 @@ void config_unref(struct config *c);
  * path: its files were named one by one. A configuration file can't have such a flow.
  */
 bool config_flow_takes(const struct config_flow *flow, const char *path);
+/* All files of FLOW go to one table. */
+bool flow_is_constant(const struct config_flow *flow);
+/*
+ * The table of PATH, made legal, into RET, and what it is compared by into RET_KEY (SIZE bytes each, TABLE_NAME_MAX):
+ * "table", or "space.table" where the destination has spaces. ERR_INPUT: can't be made legal.
+ */
+enum err_code flow_table_name(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
+                              struct err *err);
+/* The same of the space alone; only for flows that have one. */
+enum err_code flow_space_name(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
+                              struct err *err);
+/* Could FOLDER (below the root) hold files that this flow takes into a space of its own? Then its space is made when
+ * the folder appears. */
+bool flow_wants_folder(const struct config_flow *flow, const char *folder);
 
 /* All option tables with where they stand, for help, manual, reference and the tests. */
 struct config_section {

@@ -117,6 +117,14 @@ void flow_define(struct config_flow *flow);
 /* debounce, settle and ready_marker of the source's own table. */
 void source_adopt(struct config_source *source);
 
+/* profiles.c */
+struct profile {
+    const char *name, *dest_type;
+    const char *const *options; /* pairs, NULL-terminated */
+    const char *text;
+};
+const struct profile *profile_find(const char *name); /* NULL: none such */
+
 struct config *config_new(struct reader *r);
 /* Ends reading: *RET, or the problems. Frees the reader's memory. */
 enum err_code reader_finish(struct reader *r, struct config *c, struct config **ret, char **ret_errors,

@@ -16,9 +16,9 @@ const char *const config_column_types[] = {"bigint",    "double",      "decimal"
 
 /* Words of the specification whose parts are not built yet: refused like any unknown word, but said so. */
 const char *const config_later[] = {
-    "pipelines",  "timezone", "then",        "archives", "archive_limits", "nested", "records", "max_event", "bucket",
-    "schema",     "blob",     "upload_rate", "ftp",      "download_rate",  "ftps",   "sftp",    "postgres",  "keboola",
-    "azure_blob", "json",     "raw",         "version",  "overwrite",      "titles", "events",  "ftp-blob",  NULL};
+    "pipelines", "timezone", "then",    "archives",      "archive_limits", "nested", "records",  "max_event",
+    "schema",    "blob",     "ftp",     "download_rate", "ftps",           "sftp",   "postgres", "azure_blob",
+    "json",      "raw",      "version", "overwrite",     "titles",         "events", "ftp-blob", NULL};
 
 static const char *const header_words[] = {"first_row", NULL};
 static const char *const encoding_words[] = {"utf-8",      "utf-16", "windows-1250", "windows-1252", "iso-8859-1",
@@ -165,6 +165,11 @@ static const struct option limits_table[] = {
      .offset = offsetof(struct config, limits.max_file_size),
      .default_text = "0",
      .help = "A larger file is quarantined; 0: no limit."},
+    {.name = "upload_rate",
+     .type = OPT_SIZE,
+     .offset = offsetof(struct config, limits.upload_rate),
+     .default_text = "0",
+     .help = "Bytes per second that all uploads together may send, such as 2MiB; 0: no limit."},
     {.name = NULL}};
 
 static const struct option history_table[] = {
@@ -239,7 +244,7 @@ const struct option config_dest_table[] = {
 static const char *const format_words[] = {"csv", NULL};
 static const char *const load_words[] = {"replace", "append", "upsert", "keep_first", "newest", NULL};
 static const char *const schema_words[] = {"reject", "add_columns", "recreate", NULL};
-static const char *const names_words[] = {"keep", "snake", NULL};
+static const char *const names_words[] = {"keep", "snake", "keboola", NULL};
 static const char *const duplicate_words[] = {"skip", "reload", NULL};
 static const char *const changed_words[] = {"reject", "tail", "again", NULL};
 static const char *const reject_word[] = {"reject_file", NULL};
@@ -303,6 +308,12 @@ const struct option config_flow_table[] = {
      .choices = format_words,
      .help = "What the files are. Compression (gzip, zstd) is told by content."},
     {.name = "csv", .type = OPT_GROUP, .offset = FLOW(csv), .sub = csv_option_table, .help = "How CSV is read."},
+    {.name = "bucket",
+     .type = OPT_STRING,
+     .offset = FLOW(space),
+     .help =
+         "Template of the bucket that the table lies in (destinations of type keboola); the placeholders are those of "
+         "`table`."},
     {.name = "table",
      .type = OPT_STRING,
      .offset = FLOW(table),
@@ -316,7 +327,9 @@ const struct option config_flow_table[] = {
      .offset = FLOW(plan.names),
      .default_text = "keep",
      .choices = names_words,
-     .help = "How names of tables and columns are made legal."},
+     .help = "How names of tables and columns are made legal: `keep` changes nothing, `snake` gives lower-case words "
+             "joined by "
+             "`_`, `keboola` leaves ASCII letters, digits and `_`, accents removed."},
     {.name = "load",
      .type = OPT_ENUM,
      .offset = FLOW(plan.mode),

@@ -1,8 +1,5 @@
 /*
- * quick.c -- a configuration from a command line, and the texts of profiles.
- *
- * The names in the profile's text are those of the command line, so that who moves from one to the other finds the
- * ledger and the receipts as they were.
+ * quick.c -- a configuration from a command line.
  */
 #include "config_internal.h"
 #include "text.h"
@@ -13,76 +10,24 @@
 
 #define QUICK_SOURCE "inbox"
 #define LOAD_SOURCE "files" /* of another root than a watched folder: rows of one must never pass for the other's */
-#define QUICK_DEST "lite"
-
-const char *const config_profiles[] = {"file2sql", NULL};
-
-/* What the profile says beyond the defaults: option, value. */
-static const char *const file2sql_options[] = {"row_number",       "index",    "on_delete", "drop",
-                                               "on_schema_change", "recreate", "types",     "infer",
-                                               "csv.short_rows",   "pad",      NULL};
-
-static const char file2sql_text[] =
-    "# chute, profile file2sql: a folder of CSV files mirrored into one SQLite file.\n"
-    "#\n"
-    "#   mkdir -p inbox && chute run -c chute.yaml\n"
-    "#   cp sales.csv inbox/  &&  sqlite3 warehouse.db 'SELECT * FROM sales'\n"
-    "#\n"
-    "# Each file is one table, named after its path (a/b.csv: a_b). Change the file and the table follows, remove it\n"
-    "# and the table goes. Relative paths are relative to the folder of this file. All options: docs/configuration.md\n"
-    "# or `chute help NAME`. Check it with `chute check -c chute.yaml`.\n"
-    "\n"
-    "state: .chute                      # ledger, quarantine and control socket\n"
-    "\n"
-    "log:\n"
-    "  - {to: stderr, level: info, format: text}\n"
-    "  # - {to: chute.log, level: info, format: json, rotate_size: 100MiB, rotate_keep: 5}\n"
-    "\n"
-    "# http: {listen: \"127.0.0.1:9180\"}  # /healthz /readyz /metrics /api/v1/status\n"
-    "\n"
-    "sources:\n"
-    "  inbox:\n"
-    "    type: directory\n"
-    "    path: inbox                    # watched with all its folders\n"
-    "\n"
-    "destinations:\n"
-    "  lite:\n"
-    "    type: sqlite\n"
-    "    path: warehouse.db             # made if it does not exist\n"
-    "\n"
-    "flows:\n"
-    "  - name: file2sql\n"
-    "    from: inbox\n"
-    "    to: lite\n"
-    "    table: \"{path_stem}\"           # a table for each file\n"
-    "    load: replace                  # it holds what the file holds now\n"
-    "    row_number: index              # a first column 0, 1, 2 ...\n"
-    "    types: infer                   # decided by all rows of the file\n"
-    "    csv: {short_rows: pad}         # missing fields at the end of a row are NULL\n"
-    "    on_schema_change: recreate     # other columns or types: the table is made anew\n"
-    "    on_delete: drop                # the file is removed: so is its table\n"
-    "    after_success: keep            # keep, delete, or {move: done}\n"
-    "    after_failure: keep            # `chute explain FILE` says why; or {move: failed}\n";
-
-const char *config_profile_text(const char *profile)
-{
-    return profile != NULL && strcmp(profile, "file2sql") == 0 ? file2sql_text : NULL;
-}
 
 static bool profile_check(struct reader *r, const char *profile)
 {
-    if (profile == NULL || config_profile_text(profile) != NULL)
+    if (profile == NULL || profile_find(profile) != NULL)
         return true;
-    char shown[80];
-    reader_problem(r, 0, 0, "--profile: there is no profile '%s' (there is: file2sql)%s",
-                   text_printable(profile, shown, sizeof(shown)), hint_nearest(r, profile, config_profiles));
+    char shown[80], known[128] = "";
+    for (size_t i = 0; config_profiles[i] != NULL; i++) {
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof(known) - used, "%s%s", used > 0 ? ", " : "", config_profiles[i]);
+    }
+    reader_problem(r, 0, 0, "--profile: there is no profile '%s' (there are: %s)%s",
+                   text_printable(profile, shown, sizeof(shown)), known, hint_nearest(r, profile, config_profiles));
     return false;
 }
 
 static bool is_later_scheme(const char *url)
 {
-    return strncmp(url, "postgres:", 9) == 0 || strncmp(url, "postgresql:", 11) == 0 ||
-           strncmp(url, "keboola+", 8) == 0 || strncmp(url, "azblob:", 7) == 0;
+    return strncmp(url, "postgres:", 9) == 0 || strncmp(url, "postgresql:", 11) == 0 || strncmp(url, "azblob:", 7) == 0;
 }
 
 static const struct dest_ops *find_scheme(struct reader *r, const struct config_drivers *drivers, const char *url)
@@ -131,11 +76,11 @@ static void quick_dest(struct reader *r, struct config *c, const struct config_d
         reader_nomem(r);
         return;
     }
-    d->name = QUICK_DEST;
     d->retry = c->retry;
     d->ops = find_scheme(r, drivers, url);
     if (d->ops == NULL)
         return;
+    d->name = d->ops->quick_name;
     if ((d->options = arena_alloc(r->arena, d->ops->options_size + 1)) == NULL) {
         reader_nomem(r);
         return;
@@ -191,6 +136,24 @@ static void quick_source(struct reader *r, struct config *c, const struct config
         c->source_count = 1;
 }
 
+/* --table SPACE.NAME */
+static void quick_space(struct reader *r, struct config_flow *flow, const char *table)
+{
+    const char *dot = table != NULL ? strchr(table, '.') : NULL;
+
+    if (dot == NULL || dot == table || dot[1] == '\0') {
+        reader_problem(r, 0, 0,
+                       "--table: a %s destination needs %s and table, such as --table sales.orders or "
+                       "--table \"sales.{stem}\"",
+                       flow->dest->ops->type, flow->dest->ops->space_word);
+        return;
+    }
+    flow->space = arena_printf(r->arena, "%.*s", (int)(dot - table), table);
+    flow->table = arena_strdup(r->arena, dot + 1);
+    if (flow->space == NULL || flow->table == NULL)
+        reader_nomem(r);
+}
+
 static void quick_flow(struct reader *r, struct config *c, const struct config_quick *quick)
 {
     const char *where = quick->table != NULL ? "--table" : "the command line";
@@ -202,13 +165,19 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
         return;
     }
     flow_defaults(r, &draft, &c->dests[0]);
-    if (quick->profile != NULL)
-        for (const char *const *pair = file2sql_options; pair[0] != NULL; pair += 2)
-            options_set(r, config_flow_table, &draft, pair[0], pair[1], quick->profile);
-    draft.flow.name = quick->is_load ? "load" : "file2sql";
-    draft.flow.plan.flow = draft.flow.name;
+    const struct profile *profile = quick->profile != NULL ? profile_find(quick->profile) : NULL;
     draft.flow.source = &c->sources[0];
     draft.flow.dest = &c->dests[0];
+    if (profile != NULL && strcmp(profile->dest_type, draft.flow.dest->ops->type) != 0) {
+        reader_problem(r, 0, 0, "--profile: %s is for destinations of type %s, and --to is one of type %s",
+                       profile->name, profile->dest_type, draft.flow.dest->ops->type);
+        return;
+    }
+    for (const char *const *pair = profile != NULL ? profile->options : NULL; pair != NULL && pair[0] != NULL;
+         pair += 2)
+        options_set(r, config_flow_table, &draft, pair[0], pair[1], quick->profile);
+    draft.flow.name = quick->is_load ? "load" : draft.flow.dest->ops->quick_flow;
+    draft.flow.plan.flow = draft.flow.name;
     if (quick->is_load) {
         draft.flow.include = (struct option_strings){NULL, 0};
         /* The root is "/": the whole path would be a table's name nobody asked for. */
@@ -219,8 +188,11 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
         draft.flow.on_delete = ON_DELETE_IGNORE;
     if (quick->table != NULL && (draft.flow.table = arena_strdup(r->arena, quick->table)) == NULL)
         reader_nomem(r);
+    /* Files named one by one lie in no folder that means anything: the bucket has to be said. */
+    if (quick->is_load && draft.flow.dest->ops->space_word != NULL)
+        quick_space(r, &draft.flow, quick->table);
     /* `replace` would leave the rows of one file alone in a table that several were meant for */
-    if (quick->is_load && draft.flow.table != NULL && template_is_constant(draft.flow.table))
+    if (quick->is_load && draft.flow.table != NULL && flow_is_constant(&draft.flow))
         options_set(r, config_flow_table, &draft, "load", "append", "load");
     if (r->failed || r->problem_count > 0 || !flow_check(r, &draft.flow, NULL, where))
         return;

@@ -20,6 +20,7 @@ struct claimed {
     bool want_hash;
     bool is_drop;
     bool is_carry;
+    bool is_ours;
 };
 
 struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
@@ -50,7 +51,7 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
     for (size_t i = 0; i < w->config->flow_count; i++) {
         const struct config_flow *f = &w->config->flows[i];
         const struct intake *in = intake_of(o->world, f->source->name);
-        bool is_shared = template_is_constant(f->table) || f->plan.mode != MODE_REPLACE;
+        bool is_shared = flow_is_constant(f) || f->plan.mode != MODE_REPLACE;
         if (engine_flow_paused(w->engine, f->name) || (is_shared && in != NULL && in->state != NULL && !in->is_scanned))
             c->held[n++] = f->name;
     }
@@ -204,7 +205,18 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
         /* Its flow was taken out of the configuration: forget the wait, keep what was loaded as history. */
         return ledger_delete(tx, row->id, err);
     }
-    if (flow->plan.mode == MODE_REPLACE && !template_is_constant(flow->table) && row->table_key[0] != '\0') {
+    const char *folder = NULL;
+    if (space_owner(tx, flow, row, &c->arena, &folder, err) != ERR_NONE)
+        return err->code;
+    if (folder != NULL) {
+        const char *word = flow->dest->ops->space_word;
+        const char *reason = arena_printf(&c->arena,
+                                          "%s already belongs to folder %s: files of %s and %s would lie in one %s; "
+                                          "rename one of the folders",
+                                          word, folder, folder, row->path, word);
+        return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_QUARANTINED, reason, flow, err);
+    }
+    if (flow->plan.mode == MODE_REPLACE && !flow_is_constant(flow) && row->table_key[0] != '\0') {
         const char *owner = NULL;
         if (find_owner(tx, c, row, &owner, err) != ERR_NONE)
             return err->code;
@@ -214,7 +226,7 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
                              owner, row->path, row->table);
             return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_QUARANTINED, reason, flow, err);
         }
-    } else if (flow->plan.mode == MODE_REPLACE && template_is_constant(flow->table)) {
+    } else if (flow->plan.mode == MODE_REPLACE && flow_is_constant(flow)) {
         const char *by = NULL;
         if (is_overtaken(tx, c, row, index, &by, err) != ERR_NONE)
             return err->code;
@@ -259,7 +271,16 @@ static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const
     }
     if (row_copy(&s->c->arena, row, copy, s->err) != ERR_NONE)
         return false;
-    s->c->items[s->c->count++] = (struct claimed){.row = copy, .flow = flow, .is_drop = true, .is_carry = is_carry};
+    bool is_ours = false;
+    if (flow->dest->ops->ledger_knows_tables) {
+        char key[MADE_KEY_MAX];
+        const char *made = NULL;
+        if (ledger_meta_get(s->tx, made_key(row->dest, row->table_key, key), &s->c->arena, &made, s->err) != ERR_NONE)
+            return false;
+        is_ours = made != NULL;
+    }
+    s->c->items[s->c->count++] =
+        (struct claimed){.row = copy, .flow = flow, .is_drop = true, .is_carry = is_carry, .is_ours = is_ours};
     return ++s->found < DROPS_AT_ONCE;
 }
 
@@ -429,6 +450,7 @@ size_t claim_start_jobs(struct claim *c)
         }
         job->is_drop = item->is_drop;
         job->is_carry = item->is_carry;
+        job->is_ours = item->is_ours;
         job->want_hash = item->want_hash;
         job->load.checkpoint = arena_strdup(&job->arena, item->checkpoint != NULL ? item->checkpoint : "");
         take_expected(job, item);

@@ -161,6 +161,8 @@ static void world_free(struct world *w)
 {
     for (size_t i = 0; i < w->intake_count; i++)
         intake_forget(&w->intakes[i]);
+    for (size_t i = 0; i < w->outlet_count; i++)
+        spaces_forget(&w->outlets[i]);
     free(w->intakes);
     free(w->outlets);
     config_unref(w->config);
@@ -244,8 +246,9 @@ static void world_close(struct world *w)
             o->config->ops->close(o->state, on_driver_closed, w);
         }
         if (o->timer.data != NULL) {
-            w->closing++;
+            w->closing += 2;
             uv_close((uv_handle_t *)&o->timer, on_outlet_timer_closed);
+            uv_close((uv_handle_t *)&o->space_timer, on_outlet_timer_closed);
         }
     }
     one_closed(w);
@@ -282,6 +285,7 @@ static enum err_code world_new(struct engine *e, struct config *config, struct w
         return err_nomem(err);
     w->engine = e;
     w->config = config_ref(config);
+    w->env = (struct dest_env){.jobs = (unsigned)config->limits.jobs, .buffer_bytes = config->limits.buffer};
     w->intakes = calloc(config->source_count + 1, sizeof *w->intakes);
     w->outlets = calloc(config->dest_count + 1, sizeof *w->outlets);
     *ret = w;
@@ -514,7 +518,8 @@ static bool is_quiet(const struct engine *e)
         if (!intake_is_quiet(&e->world->intakes[i]))
             return false;
     for (size_t i = 0; i < e->world->outlet_count; i++)
-        if (e->world->outlets[i].is_claiming || e->world->outlets[i].is_connecting)
+        if (e->world->outlets[i].is_claiming || e->world->outlets[i].is_connecting ||
+            !spaces_are_quiet(&e->world->outlets[i]))
             return false;
     return true;
 }

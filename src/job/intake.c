@@ -18,22 +18,6 @@ struct intake *intake_of(struct world *w, const char *source)
     return NULL;
 }
 
-enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
-                         struct err *err)
-{
-    struct template_facts facts = {.path = path, .flow = flow->name, .host = "", .port = ""};
-    struct buf name;
-    buf_init(&name);
-    template_expand(flow->table, &facts, &name);
-    enum err_code code = name.failed
-                             ? err_nomem(err)
-                             : flow->dest->ops->table_name(name.data, flow->plan.names, ret, ret_key, size, err);
-    if (code != ERR_NONE)
-        err_wrap(err, "table name from %s", flow->table);
-    buf_done(&name);
-    return code;
-}
-
 void intake_lost(struct intake *in)
 {
     in->is_lost = true;
@@ -85,7 +69,7 @@ enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct
         goto free_arena;
     char table[TABLE_NAME_MAX] = "", key[TABLE_NAME_MAX] = "", again[256];
     struct err name_err = {0};
-    if (flow_table(flow, path, table, key, sizeof table, &name_err) != ERR_NONE)
+    if (flow_table_name(flow, path, table, key, sizeof table, &name_err) != ERR_NONE)
         table[0] = key[0] = '\0'; /* the job says so when it is opened */
     struct ledger_row fresh = {.source = in->config->name,
                                .path = path,
@@ -366,12 +350,16 @@ static void on_found(void *arg, const struct found *found)
         return;
     switch (found->how) {
     case FOUND_FOLDER:
+        spaces_folder(in, found->path);
         break;
     case FOUND_FOLDER_RENAMED:
+        spaces_folder_gone(in, found->from);
+        spaces_folder(in, found->path);
         note_to_settle(in, found); /* what waits there waits on under its new name */
         intake_renamed(in, found->from, found->path, true);
         break;
     case FOUND_FOLDER_GONE:
+        spaces_folder_gone(in, found->path);
         note_to_settle(in, found);
         sweep_start(in, found->path, true);
         break;
@@ -509,6 +497,9 @@ static void on_scanned(void *arg, const struct found *found, size_t count)
     in->chunk_next = 0;
     if (in->world->is_stopping)
         return; /* the source is being closed */
+    for (size_t i = 0; i < count; i++)
+        if (found[i].how == FOUND_FOLDER)
+            spaces_folder(in, found[i].path);
     in->is_checking = true;
     world_hold(in->world);
     struct err err = {0};

@@ -242,7 +242,7 @@ static enum next answer_checking(struct job *job)
     const struct load_plan *plan = &job->flow->plan;
     bool reload = plan->on_duplicate == DUPLICATE_RELOAD;
     /* A replaced table holds what this path loaded last only if the table is this path's own. */
-    bool own_table = !template_is_constant(job->flow->table);
+    bool own_table = !flow_is_constant(job->flow);
     bool same_as_last = job->has_hash && job->row.has_hash && job->row.was_loaded &&
                         memcmp(job->hash, job->row.hash, sizeof job->hash) == 0;
     if (!reload && job->has_hash) {
@@ -313,6 +313,18 @@ void job_next_turn(struct job *done)
     } while (job != NULL);
 }
 
+/* "space.table" */
+static enum err_code split_table(struct job *job)
+{
+    const char *dot = strchr(job->row.table, '.');
+    if (dot == NULL)
+        return err_set(&job->err, ERR_INPUT, false, "table %s has no %s", job->row.table,
+                       job->outlet->config->ops->space_word);
+    job->load.space = arena_printf(&job->arena, "%.*s", (int)(dot - job->row.table), job->row.table);
+    job->load.table = dot + 1;
+    return job->load.space != NULL ? ERR_NONE : err_nomem(&job->err);
+}
+
 static enum next enter_loading(struct job *job)
 {
     struct load *load = &job->load;
@@ -336,6 +348,11 @@ static enum next enter_loading(struct job *job)
     load->path = job->row.path;
     load->load_key = job->row.load_key;
     load->table = job->row.table;
+    if (ops->space_word != NULL && job->row.table[0] != '\0' && split_table(job) != ERR_NONE)
+        return answer_loading(job);
+    load->is_ours = job->is_ours;
+    load->header = job->expect;
+    load->header_count = job->expect_count;
     load->rows = job->rows;
     load->fd = job->fd;
     load->id = job->row.file;
@@ -413,6 +430,8 @@ static enum next answer_loading(struct job *job)
         outlet_answered(job->outlet);
     err_wrap(&job->err, job->is_drop ? "drop %s in %s" : "load into %s in %s", job->row.table,
              job->outlet->config->name);
+    if (job->err.retryable && job->outlet->health == OUTLET_DOWN && outlet_is_paused(job->outlet))
+        return goes_back(job); /* maintenance is no failure of this file's */
     if (job->err.retryable)
         return retries(job, job->err.code == ERR_SYSTEM ? RETRY_SYSTEM : RETRY_REMOTE);
     return ends(job, job->is_drop ? STATE_GONE : STATE_QUARANTINED, "%s", job->err.text);

@@ -30,6 +30,7 @@
 struct world {
     struct engine *engine;
     struct config *config;
+    struct dest_env env; /* what every destination gets */
     struct intake *intakes;
     size_t intake_count;
     struct outlet *outlets;
@@ -118,7 +119,11 @@ struct outlet {
     bool identity_known;
     unsigned in_flight;
     uint64_t in_flight_bytes;
-    uv_timer_t timer; /* next due row, breaker or probe */
+    uv_timer_t timer;                   /* next due row, breaker or probe */
+    struct space_want *spaces, *making; /* spaces.c */
+    bool is_making_space;
+    int64_t space_tries;
+    uv_timer_t space_timer;
 };
 
 enum job_state { JOB_OPENING, JOB_CHECKING, JOB_LOADING, JOB_RECORDING, JOB_FINISHING, JOB_CLOSING, JOB_STATES };
@@ -143,6 +148,7 @@ struct job {
 
     /* from the claim */
     const char *header; /* stored header of the table, JSON; NULL none */
+    bool is_ours;       /* of a drop: a load of ours made the table */
     const char **expect;
     size_t expect_count;
     bool want_hash;
@@ -276,9 +282,6 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
 enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err);
 bool is_unended(enum file_state s);
 const struct config_flow *config_flow_named(const struct config *config, const char *name);
-/* Table name and key of PATH in FLOW; ERR_INPUT: can't be made legal. */
-enum err_code flow_table(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
-                         struct err *err);
 #define OWNED_PREFIX "table already belongs to "
 #define RENAMED_PREFIX "renamed to " /* row in gone: its table goes when that path is loaded */
 #define CARRIED_PREFIX                                                                                                 \
@@ -300,7 +303,24 @@ void outlet_connect(struct outlet *o);
 void outlet_answered(struct outlet *o);                      /* it works */
 void outlet_failed(struct outlet *o, const struct err *err); /* a load failed for a reason that is not the file's */
 void outlet_stop(struct outlet *o);
+bool outlet_is_paused(const struct outlet *o); /* it asked to be left alone as a whole */
 uint64_t backoff_ms(struct engine *e, const struct retry_options *r, int64_t tries);
+
+/* spaces.c */
+void spaces_folder(struct intake *in, const char *folder);      /* a folder is there: make its space, if it has one */
+void spaces_folder_gone(struct intake *in, const char *folder); /* its name is free for another one */
+void spaces_pump(struct outlet *o);
+void spaces_forget(struct outlet *o);
+bool spaces_are_quiet(const struct outlet *o);
+/*
+ * In a ledger transaction: the folder that has ROW's space already, if it is another one than ROW's own and still has
+ * files there; else NULL, and ROW's folder has it from now on.
+ */
+enum err_code space_owner(struct ledger_tx *tx, const struct config_flow *flow, const struct ledger_row *row,
+                          struct arena *arena, const char **ret_owner, struct err *err);
+/* The ledger's fact that a load of ours made this table (ledger_knows_tables). */
+#define MADE_KEY_MAX (TABLE_NAME_MAX + 128)
+const char *made_key(const char *dest, const char *table_key, char ret[MADE_KEY_MAX]);
 
 /* claim.c */
 #define DROPS_AT_ONCE 64

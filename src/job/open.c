@@ -123,7 +123,7 @@ static enum err_code check_claim(struct job *job)
                        (unsigned long long)job->row.file.size, (unsigned long long)limit);
     if (job->row.table[0] == '\0') {
         char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
-        return flow_table(job->flow, job->row.path, table, key, sizeof table, &job->err);
+        return flow_table_name(job->flow, job->row.path, table, key, sizeof table, &job->err);
     }
     return ERR_NONE;
 }

@@ -28,8 +28,10 @@ enum err_code outlet_open(struct outlet *o, const struct config_dest *config, st
     o->config = config;
     o->health = OUTLET_OPENING;
     o->timer.data = o;
+    o->space_timer.data = o;
     uv_timer_init(o->world->engine->loop, &o->timer);
-    return config->ops->open(config->options, o->world->engine->loop, &o->state, err);
+    uv_timer_init(o->world->engine->loop, &o->space_timer);
+    return config->ops->open(config->options, &o->world->env, o->world->engine->loop, &o->state, err);
 }
 
 /* Full jitter: a uniform choice up to the exponential bound, so that many files don't come back as one. */
@@ -67,10 +69,26 @@ static void set_health(struct outlet *o, enum outlet_state to, const struct err 
     o->health = to;
 }
 
+/* How long the destination as a whole asked to be left alone. */
+static uint64_t pause_of(const struct outlet *o)
+{
+    struct dest_health health;
+    memset(&health, 0, sizeof health);
+    o->config->ops->health(o->state, &health);
+    return health.pause_ms;
+}
+
+bool outlet_is_paused(const struct outlet *o)
+{
+    return pause_of(o) > 0;
+}
+
 static void probe_later(struct outlet *o)
 {
     uint64_t wait = o->health == OUTLET_BLOCKED ? PROBE_BLOCKED_MS
                                                 : backoff_ms(o->world->engine, &o->config->retry, (int64_t)o->failures);
+    if (wait < pause_of(o))
+        wait = pause_of(o);
     o->probe_at_ms = clock_wall_ms() + (int64_t)wait;
     wake_in(o, wait);
 }
@@ -101,7 +119,7 @@ void outlet_failed(struct outlet *o, const struct err *err)
     if (err->code == ERR_DENIED) {
         set_health(o, OUTLET_BLOCKED, err);
         probe_later(o);
-    } else if (o->health == OUTLET_OK && (o->failures >= BREAKER_FAILURES || o->on_probation)) {
+    } else if (o->health == OUTLET_OK && (o->failures >= BREAKER_FAILURES || o->on_probation || pause_of(o) > 0)) {
         set_health(o, OUTLET_DOWN, err);
         probe_later(o);
     }
@@ -144,6 +162,7 @@ static void on_identity(void *arg, const struct err *err)
         engine_ledger_failed(w->engine); /* pumps when it works again */
     } else {
         o->identity_known = true;
+        spaces_pump(o);
         outlet_pump(o);
     }
     world_release(w);
@@ -200,6 +219,7 @@ void outlet_connect(struct outlet *o)
 void outlet_stop(struct outlet *o)
 {
     uv_timer_stop(&o->timer);
+    uv_timer_stop(&o->space_timer);
 }
 
 /* ---- claiming ---- */

@@ -119,19 +119,29 @@ static enum err_code keep_loaded(struct ledger_tx *tx, struct job *job, struct l
         row->loaded_records = job->receipt.parsed;
     if (ledger_version_put(tx, row->id, row->hash, row->loaded_file.size, row->loaded_records, err) != ERR_NONE)
         return err->code;
+    char made[MADE_KEY_MAX];
+    if (job->receipt.created_table && job->outlet->config->ops->ledger_knows_tables &&
+        ledger_meta_put(tx, made_key(row->dest, row->table_key, made), "1", err) != ERR_NONE)
+        return err->code;
     if (job->shape != NULL && job->end == STATE_LOADED) {
         const char *json;
         if (header_json(job->shape, &job->arena, &json, err) != ERR_NONE ||
             ledger_header_put(tx, row->dest, row->table_key, json, err) != ERR_NONE)
             return err->code;
     }
-    if (row->id != 0 && job->flow->plan.mode == MODE_REPLACE && template_is_constant(job->flow->table)) {
+    if (row->id != 0 && job->flow->plan.mode == MODE_REPLACE && flow_is_constant(job->flow)) {
         char key[TABLE_NAME_MAX + 128], value[4200];
         newest_key(row->dest, row->table_key, key, sizeof key);
         snprintf(value, sizeof value, "%020lld %s", (long long)job->row.file.mtime_ns, row->path);
         return ledger_meta_put(tx, key, value, err);
     }
     return ERR_NONE;
+}
+
+const char *made_key(const char *dest, const char *table_key, char ret[MADE_KEY_MAX])
+{
+    snprintf(ret, MADE_KEY_MAX, "made:%s:%s", dest, table_key);
+    return ret;
 }
 
 void newest_key(const char *dest, const char *table_key, char *ret, size_t size)
@@ -220,8 +230,11 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
     if (job->reason[0] == '\0') {
         row->was_loaded = false;
         row->has_hash = false;
-        char newest[TABLE_NAME_MAX + 128];
+        char newest[TABLE_NAME_MAX + 128], made[MADE_KEY_MAX];
         newest_key(row->dest, row->table_key, newest, sizeof newest);
+        if (job->is_ours && job->flow->on_delete == ON_DELETE_DROP &&
+            ledger_meta_put(tx, made_key(row->dest, row->table_key, made), NULL, err) != ERR_NONE)
+            return err->code;
         if (ledger_header_put(tx, row->dest, row->table_key, NULL, err) != ERR_NONE ||
             ledger_meta_put(tx, newest, NULL, err) != ERR_NONE) /* it holds nothing: nothing in it is newer */
             return err->code;

@@ -53,7 +53,7 @@ static enum err_code rename_row(struct ledger_tx *tx, struct intake *in, struct 
     if (!config_flow_takes(flow, to))
         return note_gone(tx, in->world->config, row, "", clock_wall_ms(), err);
     bool carry =
-        flow_table(flow, to, table, key, sizeof table, &name_err) == ERR_NONE && strcmp(key, row->table_key) == 0;
+        flow_table_name(flow, to, table, key, sizeof table, &name_err) == ERR_NONE && strcmp(key, row->table_key) == 0;
     char reason[4200], new_key[33];
     if (row->state == STATE_GONE) { /* a sweep missed it before its new name was seen */
         if (!row->was_loaded || (row->drop_pending && carry))
@@ -199,8 +199,9 @@ void intake_renamed(struct intake *in, const char *from, const char *to, bool is
         for (size_t i = 0; i < in->flow_count; i++) {
             struct err err = {0};
             if (config_flow_takes(in->flows[i], from) && config_flow_takes(in->flows[i], to) &&
-                flow_table(in->flows[i], from, old_table, old_key, sizeof old_table, &err) == ERR_NONE &&
-                flow_table(in->flows[i], to, table, key, sizeof table, &err) == ERR_NONE && strcmp(old_key, key) == 0)
+                flow_table_name(in->flows[i], from, old_table, old_key, sizeof old_table, &err) == ERR_NONE &&
+                flow_table_name(in->flows[i], to, table, key, sizeof table, &err) == ERR_NONE &&
+                strcmp(old_key, key) == 0)
                 job_renamed(in->world->engine, in, in->flows[i], from, to);
         }
     }

@@ -15,6 +15,7 @@ struct reset {
     const struct config_flow *flow;
     struct arena arena;
     struct ledger_row **rows;
+    bool *is_ours; /* per row: a load of ours made its table (ledger_knows_tables) */
     size_t count, next;
     struct load load;
     struct buf text;
@@ -61,9 +62,10 @@ static enum err_code forget_fn(struct ledger_tx *tx, void *arg, struct err *err)
     struct reset *r = arg;
     const struct ledger_row *row = r->rows[r->next];
     if (row->table_key[0] != '\0') {
-        char key[TABLE_NAME_MAX + 128];
+        char key[TABLE_NAME_MAX + 128], made[MADE_KEY_MAX];
         newest_key(row->dest, row->table_key, key, sizeof key);
         if (ledger_header_put(tx, row->dest, row->table_key, NULL, err) != ERR_NONE ||
+            ledger_meta_put(tx, made_key(row->dest, row->table_key, made), NULL, err) != ERR_NONE ||
             ledger_meta_put(tx, key, NULL, err) != ERR_NONE)
             return err->code;
     }
@@ -125,9 +127,20 @@ static void reset_next(struct reset *r)
                             .path = row->path,
                             .load_key = row->load_key,
                             .table = row->table,
+                            .is_ours = r->is_ours[r->next],
                             .fd = -1,
                             .finished = on_table_forgotten,
                             .owner = r};
+    const char *dot = r->outlet->config->ops->space_word != NULL ? strchr(row->table, '.') : NULL;
+    if (dot != NULL) {
+        r->load.space = arena_printf(&r->arena, "%.*s", (int)(dot - row->table), row->table);
+        r->load.table = dot + 1;
+        if (r->load.space == NULL) {
+            err_nomem(&r->err);
+            reset_end(r);
+            return;
+        }
+    }
     if (r->outlet->config->ops->begin(r->outlet->state, &r->load, &r->err) != ERR_NONE)
         reset_end(r);
 }
@@ -153,12 +166,19 @@ static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
     arena_init(&r->arena);
     r->count = r->next = 0;
     r->rows = arena_alloc(&r->arena, RESET_PAGE * sizeof *r->rows);
-    if (r->rows == NULL)
+    r->is_ours = arena_alloc(&r->arena, RESET_PAGE * sizeof *r->is_ours);
+    if (r->rows == NULL || r->is_ours == NULL)
         return err_nomem(err);
     const struct ledger_query q = {.flow = r->flow->name, .limit = RESET_PAGE};
     err_clear(&r->err);
     if (ledger_each(tx, &q, take_row, r, err) != ERR_NONE)
         return err->code;
+    for (size_t i = 0; i < r->count && r->err.code == ERR_NONE && r->outlet->config->ops->ledger_knows_tables; i++) {
+        char key[MADE_KEY_MAX];
+        const char *made = NULL;
+        ledger_meta_get(tx, made_key(r->rows[i]->dest, r->rows[i]->table_key, key), &r->arena, &made, &r->err);
+        r->is_ours[i] = made != NULL;
+    }
     /* A row that could not be copied is not the end of the list. */
     return r->err.code != ERR_NONE ? err_set(err, r->err.code, r->err.retryable, "%s", r->err.text) : ERR_NONE;
 }

@@ -404,8 +404,10 @@ static char *absolute(const char *path, struct err *err)
     return ret;
 }
 
-static enum err_code lite_open(const void *options, uv_loop_t *loop, void **ret_state, struct err *err)
+static enum err_code lite_open(const void *options, const struct dest_env *env, uv_loop_t *loop, void **ret_state,
+                               struct err *err)
 {
+    (void)env;
     const struct sqlite_options *o = options;
     struct lite_dest *d = calloc(1, sizeof(*d));
     if (d == NULL)
@@ -518,6 +520,8 @@ const struct dest_ops dest_sqlite = {
     .options = option_table,
     .options_size = sizeof(struct sqlite_options),
     .url_scheme = "sqlite:",
+    .quick_name = "lite",
+    .quick_flow = "file2sql",
     .from_url = lite_from_url,
     .check = lite_check,
     .flow_defaults = flow_defaults,

@@ -10,7 +10,19 @@
 
 #include "arena.h"
 
+/* ---- ascii.c ---- */
+
+/* Valid UTF-8 S as ASCII into RET, cut at SIZE: accents removed, letters of other scripts dropped. Returns the length
+ * it wants, as snprintf does. */
+size_t name_ascii(const char *s, char *ret, size_t size);
+
 /* ---- names.c ---- */
+
+/*
+ * How Keboola Storage cleans names: ASCII, every run of other characters than letters, digits and '_' one '_', none at
+ * either end. Into RET, cut at SIZE; returns the length it wants. 0: nothing is left.
+ */
+size_t name_webalize(const char *s, char *ret, size_t size);
 
 /* Equal without case, ASCII only: how SQLite compares names. */
 bool name_same_nocase(const char *a, const char *b);

@@ -56,6 +56,36 @@ static size_t snake(const char *name, char *ret, size_t size)
     return used;
 }
 
+size_t name_webalize(const char *s, char *ret, size_t size)
+{
+    char ascii[4 * TABLE_NAME_MAX];
+    size_t used = 0, wanted = name_ascii(s, ascii, sizeof(ascii));
+    bool gap = false;
+    for (const char *p = ascii; *p != '\0'; p++) {
+        bool is_plain = (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || *p == '_';
+        if (!is_plain && gap)
+            continue;
+        gap = !is_plain;
+        if (used == 0 && (gap || *p == '_'))
+            continue;
+        if (used + 1 < size)
+            ret[used] = gap ? '_' : *p;
+        used++;
+    }
+    size_t kept = used < size ? used : size - 1;
+    if (wanted < sizeof(ascii) && used < size)
+        while (kept > 0 && ret[kept - 1] == '_')
+            used = --kept;
+    ret[kept] = '\0';
+    return wanted < sizeof(ascii) ? used : wanted;
+}
+
+/* NAME under a POLICY that changes it; the length it wants. */
+static size_t changed(enum names_policy policy, const char *name, char *ret, size_t size)
+{
+    return policy == NAMES_SNAKE ? snake(name, ret, size) : name_webalize(name, ret, size);
+}
+
 enum err_code name_legal(const char *what, const char *name, enum names_policy policy, char *ret, size_t size,
                          struct err *err)
 {
@@ -64,7 +94,7 @@ enum err_code name_legal(const char *what, const char *name, enum names_policy p
     if (text_utf8_valid(name, length) != length)
         return err_set(err, ERR_INPUT, false, "%s name \"%s\" is not UTF-8: rename it", what,
                        text_printable(name, shown, sizeof(shown)));
-    size_t used = policy == NAMES_SNAKE ? snake(name, ret, size) : (size_t)snprintf(ret, size, "%s", name);
+    size_t used = policy != NAMES_KEEP ? changed(policy, name, ret, size) : (size_t)snprintf(ret, size, "%s", name);
     if (used >= size)
         return err_set(err, ERR_INPUT, false, "%s name \"%s\" has %zu bytes, at most %zu are possible: shorten it",
                        what, text_printable(name, shown, sizeof(shown)), used, size - 1);
@@ -107,15 +137,15 @@ enum err_code names_columns(const struct shape *shape, enum names_policy policy,
         return err_nomem(err);
     for (size_t i = 0; i < shape->column_count; i++) {
         const char *wanted = shape->columns[i].name;
-        if (policy == NAMES_SNAKE) {
-            if (snake(wanted, legal, sizeof(legal)) == 0)
+        if (policy != NAMES_KEEP) {
+            if (changed(policy, wanted, legal, sizeof(legal)) == 0)
                 snprintf(legal, sizeof(legal), "column_%zu", i);
             wanted = arena_strdup(arena, legal);
         }
         if (wanted == NULL)
             return err_nomem(err);
         /* Inspect made them unique as bytes; "A" and "a" are still one column to a database that ignores case. */
-        names[i] = with_suffix(wanted, policy == NAMES_SNAKE ? '_' : '.', names, i, same, arena);
+        names[i] = with_suffix(wanted, policy != NAMES_KEEP ? '_' : '.', names, i, same, arena);
         if (names[i] == NULL)
             return err_nomem(err);
     }

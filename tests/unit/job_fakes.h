@@ -417,10 +417,12 @@ static void fake_table_idle(uv_idle_t *idle)
         uv_idle_stop(idle);
 }
 
-static enum err_code fake_table_open(const void *options, uv_loop_t *loop, void **ret_state, struct err *err)
+static enum err_code fake_table_open(const void *options, const struct dest_env *env, uv_loop_t *loop, void **ret_state,
+                                     struct err *err)
 {
     struct fake_table *t = calloc(1, sizeof *t);
     (void)options;
+    (void)env;
     if (t == NULL)
         return err_nomem(err);
     uv_idle_init(loop, &t->idle);
@@ -491,6 +493,8 @@ static const struct dest_ops fake_table_ops = {
     .options = fake_table_table,
     .options_size = sizeof(struct fake_table_options),
     .url_scheme = "sqlite:",
+    .quick_name = "lite",
+    .quick_flow = "file2sql",
     .flow_defaults = fake_flow_defaults,
     .accepts_rows = true,
     .runs_in_order = true,

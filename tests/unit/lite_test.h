@@ -298,11 +298,13 @@ static void fill_options(struct fixture *f, uint64_t lock_timeout_ms)
             memcpy((char *)f->options + o->offset, &lock_timeout_ms, sizeof(lock_timeout_ms));
 }
 
+static const struct dest_env env = {.jobs = 4, .buffer_bytes = 12 * 1024 * 1024};
+
 static void open_dest(struct fixture *f)
 {
     struct err err;
     fill_options(f, 300);
-    assert_int_equal(dest_sqlite.open(f->options, &f->loop, &f->dest, &err), ERR_NONE);
+    assert_int_equal(dest_sqlite.open(f->options, &env, &f->loop, &f->dest, &err), ERR_NONE);
 }
 
 static void close_dest(struct fixture *f)

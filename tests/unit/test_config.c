@@ -229,13 +229,12 @@ static void unknown_keys_are_errors_with_a_suggestion(void **state)
     static const struct bad cases[] = {
         {ENDS FLOW "limts: {jobs: 1}\n", "c.yaml:5:1: unknown key 'limts'; did you mean 'limits'?"},
         {ENDS FLOW "limits: {job: 1}\n", "c.yaml:5:10: limits: unknown key 'job'; did you mean 'jobs'?"},
-        {ENDS FLOW "limits: {upload_rate: 1}\n",
-         "c.yaml:5:10: limits: unknown key 'upload_rate'; this version of chute does not have it"},
+        {ENDS FLOW "limits: {download_rate: 1}\n",
+         "c.yaml:5:10: limits: unknown key 'download_rate'; this version of chute does not have it"},
         {ENDS FLOW "pipelines: {}\n", "c.yaml:5:1: unknown key 'pipelines'; this version of chute does not have it"},
         {ENDS FLOW "zzzzzz: 1\n", "c.yaml:5:1: unknown key 'zzzzzz'"},
         {ENDS OPEN_FLOW "    inclde: [a]\n", "c.yaml:7:5: flows.f: unknown key 'inclde'; did you mean 'include'?"},
-        {ENDS OPEN_FLOW "    bucket: x\n",
-         "c.yaml:7:5: flows.f: unknown key 'bucket'; this version of chute does not have it"},
+        {ENDS OPEN_FLOW "    bucket: x\n", "c.yaml:7:13: flows.f.bucket: destinations of type sqlite have no buckets"},
         {ENDS OPEN_FLOW "    csv: {delimeter: x}\n",
          "c.yaml:7:11: flows.f.csv: unknown key 'delimeter'; did you mean 'delimiter'?"},
         {ENDS FLOW "log: [{to: stderr, levle: info}]\n",
@@ -279,8 +278,8 @@ static void wrong_types_are_errors_that_say_what_was_expected(void **state)
          "c.yaml:5:16: http.listen: expected HOST:PORT such as 127.0.0.1:9180 or [::1]:9180, found another text"},
         {ENDS OPEN_FLOW "    load: apend\n", "c.yaml:7:11: flows.f.load: expected one of replace, append, upsert, "
                                              "keep_first, newest, found 'apend'; did you mean 'append'?"},
-        {ENDS OPEN_FLOW "    names: keboola\n", "c.yaml:7:12: flows.f.names: expected one of keep, snake, found "
-                                                "'keboola'; this version of chute does not have it"},
+        {ENDS OPEN_FLOW "    names: blob\n", "c.yaml:7:12: flows.f.names: expected one of keep, snake, keboola, found "
+                                             "'blob'; this version of chute does not have it"},
         {ENDS OPEN_FLOW "    format: json\n", "c.yaml:7:13: flows.f.format: expected csv, found 'json'; this version "
                                               "of chute does not have it"},
         {ENDS OPEN_FLOW "    include: a.csv\n",
@@ -714,7 +713,7 @@ static void a_command_line_that_is_wrong_says_what_is_known(void **state)
          "--to: expected a URL that begins with sqlite:; found 'w.db'; a SQLite file is written sqlite:PATH"},
         {{.watch = "in", .to = "sqlite:"}, "--to: no path"},
         {{.watch = "in", .to = "sqlite:x", .profile = "file2sqll"},
-         "--profile: there is no profile 'file2sqll' (there is: file2sql); did you mean 'file2sql'?"},
+         "--profile: there is no profile 'file2sqll' (there are: file2sql, keboola); did you mean 'file2sql'?"},
         {{.watch = "in", .to = "sqlite:x", .profile = "file2sql", .table = "one"},
          "--table: on_delete: drop needs a table for each file; put {path_stem} or another placeholder in `table`"},
     };

@@ -328,7 +328,7 @@ static void an_abort_ends_the_wait_for_a_lock(void **state)
     close_dest(f);
     struct err err;
     fill_options(f, 60000);
-    assert_int_equal(dest_sqlite.open(f->options, &f->loop, &f->dest, &err), ERR_NONE);
+    assert_int_equal(dest_sqlite.open(f->options, &env, &f->loop, &f->dest, &err), ERR_NONE);
     ask(f, "BEGIN IMMEDIATE");
     struct test_load *l = make_load(f, "t", "t.csv", "a\n2\n", 0);
     begin_load(f, l);

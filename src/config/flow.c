@@ -1,0 +1,99 @@
+/*
+ * flow.c -- what a flow makes of a path: does it take it, and which table is it? Pure; any thread.
+ */
+#include "config_internal.h"
+#include "text.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool config_flow_takes(const struct config_flow *flow, const char *path)
+{
+    bool is_included = false;
+
+    if (flow->include.count == 0) /* the flow of `chute load`: its files were named one by one */
+        return true;
+    if (path_is_temporary(path))
+        return false;
+    for (size_t i = 0; i < flow->include.count && !is_included; i++)
+        is_included = glob_match(flow->include.items[i], path);
+    for (size_t i = 0; i < flow->exclude.count && is_included; i++)
+        is_included = !glob_match(flow->exclude.items[i], path);
+    return is_included;
+}
+
+bool flow_is_constant(const struct config_flow *flow)
+{
+    return template_is_constant(flow->table) && (flow->space == NULL || template_is_constant(flow->space));
+}
+
+/* One part of a table's name: TMPL for PATH, made legal by the destination. */
+static enum err_code legal_part(const struct config_flow *flow, bool is_space, const char *path, char *ret,
+                                char *ret_key, size_t size, struct err *err)
+{
+    const struct template_facts facts = {.path = path, .flow = flow->name, .host = "", .port = ""};
+    const char *tmpl = is_space ? flow->space : flow->table;
+    struct buf name;
+
+    buf_init(&name);
+    template_expand(tmpl, &facts, &name);
+    enum err_code code = ERR_NONE;
+    if (name.failed)
+        code = err_nomem(err);
+    else if (is_space)
+        code = flow->dest->ops->space_name(name.data, flow->plan.names, ret, ret_key, size, err);
+    else
+        code = flow->dest->ops->table_name(name.data, flow->plan.names, ret, ret_key, size, err);
+    if (code != ERR_NONE)
+        err_wrap(err, "%s name from %s", is_space ? flow->dest->ops->space_word : "table", tmpl);
+    buf_done(&name);
+    return code;
+}
+
+enum err_code flow_space_name(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
+                              struct err *err)
+{
+    return legal_part(flow, true, path, ret, ret_key, size, err);
+}
+
+enum err_code flow_table_name(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
+                              struct err *err)
+{
+    char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
+
+    if (flow->space == NULL)
+        return legal_part(flow, false, path, ret, ret_key, size, err);
+    if (legal_part(flow, true, path, ret, ret_key, size, err) != ERR_NONE ||
+        legal_part(flow, false, path, table, key, sizeof(table), err) != ERR_NONE)
+        return err->code;
+    size_t n = strlen(ret), k = strlen(ret_key);
+    if ((size_t)snprintf(ret + n, size - n, ".%s", table) >= size - n ||
+        (size_t)snprintf(ret_key + k, size - k, ".%s", key) >= size - k)
+        return err_set(err, ERR_INPUT, false, "the names of %s and table are too long together",
+                       flow->dest->ops->space_word);
+    return ERR_NONE;
+}
+
+bool flow_wants_folder(const struct config_flow *flow, const char *folder)
+{
+    char pattern[1024], inside[4200];
+
+    if (flow->space == NULL || template_is_constant(flow->space) || path_is_temporary(folder) ||
+        (size_t)snprintf(inside, sizeof(inside), "%s/x.csv", folder) >= sizeof(inside))
+        return false;
+    bool is_included = false;
+    for (size_t i = 0; i < flow->include.count && !is_included; i++) {
+        /* a glob whose last segment is anything: only its folders are asked about */
+        const char *slash = strrchr(flow->include.items[i], '/');
+        if (slash == NULL) {
+            is_included = strcmp(flow->include.items[i], "**") == 0;
+            continue;
+        }
+        if ((size_t)snprintf(pattern, sizeof(pattern), "%.*s/*", (int)(slash - flow->include.items[i]),
+                             flow->include.items[i]) < sizeof(pattern))
+            is_included = glob_match(pattern, inside);
+    }
+    for (size_t i = 0; i < flow->exclude.count && is_included; i++)
+        is_included = !glob_match(flow->exclude.items[i], inside);
+    return is_included;
+}
