@@ -240,7 +240,8 @@ static void take_newer(struct job *job, struct ledger_row *row, char key[33], in
     row->next_try_ms = 0;
     if (row->state ==
         STATE_GONE) { /* its reason and time stay: they may name the file that must be loaded before the drop */
-        row->drop_pending = row->was_loaded && job->flow->on_delete != ON_DELETE_IGNORE;
+        /* A drop that is owed stays owed however this job ended: an earlier try may have been committed unrecorded. */
+        row->drop_pending = (row->drop_pending || row->was_loaded) && job->flow->on_delete != ON_DELETE_IGNORE;
         engine_new_key(key);
         row->load_key = key;
         return;

@@ -554,6 +554,31 @@ static void a_deleted_file_takes_its_table_along_only_where_asked(void **state)
     end(&f);
 }
 
+static void a_file_deleted_while_its_load_fails_takes_its_table_along(void **state)
+{
+    struct fixture f = {0};
+    (void)state;
+    begin(&f, "load: replace, on_delete: drop");
+    fake.script[0] = (struct err){ERR_REMOTE, true, "the answer to the commit was lost"};
+    fake.script_count = 1;
+    fake.hold = true;
+    write_file(&f, "a.csv", "x\n1\n");
+    start(&f);
+    uint64_t end_ms = clock_mono_ms() + 20000;
+    while ((f.engine->jobs == NULL || !f.engine->jobs->is_begun) && clock_mono_ms() < end_ms)
+        turn(&f);
+    remove_file(&f, "a.csv");
+    tell("a.csv", FOUND_GONE, NULL);
+    turn_until_row(&f, "a.csv", STATE_GONE);
+    fake.hold = false;
+    while (fake.log_count < 2 && clock_mono_ms() < end_ms)
+        turn(&f);
+    assert_log(0, "load a.csv: the answer to the commit was lost");
+    assert_log(1, "drop a");
+    assert_int_equal(row_of(&f, "a.csv").state, STATE_GONE);
+    end(&f);
+}
+
 static void a_root_that_is_not_the_one_we_know_deletes_nothing(void **state)
 {
     struct fixture f = {0};
@@ -909,6 +934,7 @@ int main(void)
         cmocka_unit_test(a_kill_after_the_commit_repeats_nothing),
         cmocka_unit_test(a_remote_step_that_was_begun_is_found_again_not_begun_twice),
         cmocka_unit_test(a_deleted_file_takes_its_table_along_only_where_asked),
+        cmocka_unit_test(a_file_deleted_while_its_load_fails_takes_its_table_along),
         cmocka_unit_test(a_root_that_is_not_the_one_we_know_deletes_nothing),
         cmocka_unit_test(a_mass_delete_is_held_until_it_is_confirmed),
         cmocka_unit_test(a_mirrored_rename_loads_the_new_name_before_it_drops_the_old),
