@@ -23,7 +23,7 @@ struct csv_text_options {
     char delimiter;           /* 0: a comma */
     bool has_header;          /* write one */
     const char *const *names; /* of the header, as many as the shape has columns; NULL: those of the shape */
-    const char *row_number;   /* name of a last column with the number of the record; NULL or "": none */
+    const char *row_number;   /* name of a first column with the number of the record; NULL or "": none */
     uint64_t skip_records;    /* leave out the records (of the file, from 0) before this one */
 };
 
