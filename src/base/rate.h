@@ -21,6 +21,7 @@ struct rate_turn {
     struct rate_turn *prev, *next;
     size_t want;    /* while in line */
     size_t granted; /* already taken out of the bucket for this one */
+    bool is_whole;  /* of rate_pass() */
     bool is_waiting;
 };
 

@@ -1,0 +1,56 @@
+/*
+ * curl_lib.h -- libcurl, loaded when it is needed first.
+ *
+ * Why not linked: it brings some fifty libraries and several MiB, which every chute would pay for, also one that only
+ * fills a SQLite file. Its macros that check the types of variadic arguments don't apply to these pointers: pass long
+ * where the manual says long, curl_off_t where it says curl_off_t.
+ */
+#ifndef CHUTE_CURL_LIB_H
+#define CHUTE_CURL_LIB_H
+
+#include "err.h"
+
+#include <curl/curl.h>
+
+/* X(name without "curl_") */
+#define CURL_LIB_FUNCTIONS(X)                                                                                          \
+    X(global_init)                                                                                                     \
+    X(version_info)                                                                                                    \
+    X(free)                                                                                                            \
+    X(easy_init)                                                                                                       \
+    X(easy_setopt)                                                                                                     \
+    X(easy_getinfo)                                                                                                    \
+    X(easy_pause)                                                                                                      \
+    X(easy_strerror)                                                                                                   \
+    X(easy_cleanup)                                                                                                    \
+    X(multi_init)                                                                                                      \
+    X(multi_setopt)                                                                                                    \
+    X(multi_assign)                                                                                                    \
+    X(multi_add_handle)                                                                                                \
+    X(multi_remove_handle)                                                                                             \
+    X(multi_socket_action)                                                                                             \
+    X(multi_info_read)                                                                                                 \
+    X(multi_strerror)                                                                                                  \
+    X(multi_cleanup)                                                                                                   \
+    X(slist_append)                                                                                                    \
+    X(slist_free_all)                                                                                                  \
+    X(url)                                                                                                             \
+    X(url_set)                                                                                                         \
+    X(url_get)                                                                                                         \
+    X(url_strerror)                                                                                                    \
+    X(url_cleanup)
+
+struct curl_lib {
+#define CURL_LIB_MEMBER(name) typeof(curl_##name) *name;
+    CURL_LIB_FUNCTIONS(CURL_LIB_MEMBER)
+#undef CURL_LIB_MEMBER
+};
+
+/*
+ * *RET is filled for good: the library is initialised and never unloaded (its threads and exit handlers could outlive
+ * it). Loop thread only. ERR_CONFIG: not installed, too old, or built so that it would block the loop or can't do TLS;
+ * tried again by the next call.
+ */
+enum err_code curl_lib_load(const struct curl_lib **ret, struct err *err);
+
+#endif
