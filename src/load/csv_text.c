@@ -22,7 +22,7 @@ struct csv_text {
     bool is_over;
     const struct row_batch *batch;
     size_t row, column; /* the next field: column from 0, the number's is the first */
-    bool has_field; /* VALUE is it */
+    bool has_field;     /* VALUE is it */
     enum part part;
     bool is_quoted;
     bool owes_quote; /* the first of a doubled pair is written */
