@@ -79,6 +79,12 @@ struct load {
     struct rows *rows;
     /* Bytes (LOAD_FILE), for drivers that send them as they are. */
     int fd;
+    /*
+     * With slice_bytes() > 0, of a file of plain UTF-8 that is larger: where to cut it. The first is the offset of the
+     * first data record, each further one that of the first record at least so many bytes behind; NULL: one piece.
+     */
+    const uint64_t *cuts;
+    size_t cut_count;
     struct file_id id;
     uint8_t hash[16]; /* LOAD_CARRY, and files */
     /*
@@ -147,6 +153,9 @@ struct dest_ops {
 
     /* What a flow asks for and this destination can't do: ERR_CONFIG with the option's name. NULL: it can all. */
     enum err_code (*check_flow)(const struct load_plan *plan, const char **ret_option, struct err *err);
+
+    /* How large a piece of a file may be that goes up as it is; 0: any size. NULL: any. */
+    uint64_t (*slice_bytes)(const void *options);
 
     bool accepts_rows;        /* pulls load->rows; else the file is inspected to its end before begin() */
     bool runs_in_order;       /* loads run in the order of begin(), so several for one table may be in flight */

@@ -37,6 +37,7 @@ struct row_batch {
 struct rows_result {
     uint64_t records;  /* data records in the file: good ones + rejected ones (parsed) */
     uint64_t rejected; /* by us or by rows_reject() */
+    uint64_t odd; /* short rows filled up and blank lines left out: where others would read other rows out of the bytes */
     uint64_t bytes;    /* of the file as it is on disk */
     uint8_t hash[16];  /* XXH3-128 of those bytes */
 };

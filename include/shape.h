@@ -42,6 +42,7 @@ struct column {
     const char *name; /* made unique and non-blank, as the specification says; not yet legalised for a destination */
     unsigned kinds;   /* enum kind bits that still hold */
     bool has_value;   /* some cell was not null; false: kinds means nothing, the column is text */
+    bool is_made_up;  /* the file has no name here, or one that another column has: NAME is ours */
 };
 
 struct shape {

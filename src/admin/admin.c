@@ -178,13 +178,13 @@ void admin_log_state(struct admin *a)
         log_error("state: %s", err.text);
 }
 
-static enum err_code start_http(struct admin *a, const struct config *config, struct http **ret, struct err *err)
+static enum err_code start_http(struct admin *a, const struct config *config, struct web **ret, struct err *err)
 {
     *ret = NULL;
     if (config->http_listen == NULL || config->http_listen[0] == '\0')
         return ERR_NONE;
 #if HAVE_HTTP
-    return http_open(a, config->http_listen, ret, err);
+    return web_open(a, config->http_listen, ret, err);
 #else
     (void)a;
     return err_set(err, ERR_CONFIG, false,
@@ -214,7 +214,7 @@ enum err_code admin_open(const struct admin_options *options, struct admin **ret
 stop_http:
 #if HAVE_HTTP
     if (a->http != NULL)
-        http_close(a->http, NULL, NULL);
+        web_close(a->http, NULL, NULL);
 #endif
 free_admin:
     config_unref(a->config);
@@ -227,12 +227,12 @@ enum err_code admin_reconfigure(struct admin *a, struct config *config, struct e
     const char *old = a->config->http_listen == NULL ? "" : a->config->http_listen;
     const char *new = config->http_listen == NULL ? "" : config->http_listen;
     if (strcmp(old, new) != 0) {
-        struct http *http;
+        struct web *http;
         if (start_http(a, config, &http, err) != ERR_NONE)
             return err->code;
 #if HAVE_HTTP
         if (a->http != NULL)
-            http_close(a->http, NULL, NULL);
+            web_close(a->http, NULL, NULL);
 #endif
         a->http = http;
     }
@@ -273,7 +273,7 @@ void admin_close(struct admin *a, void (*closed)(void *arg), void *arg)
 #if HAVE_HTTP
     if (a->http != NULL) {
         a->open_parts++;
-        http_close(a->http, on_part_closed, a);
+        web_close(a->http, on_part_closed, a);
         a->http = NULL;
     }
 #endif

@@ -9,7 +9,7 @@
 #include <json-c/json.h>
 #include <stdio.h>
 
-struct http;
+struct web;
 struct client;
 struct question;
 
@@ -26,7 +26,7 @@ struct admin {
     struct client *clients; /* utlist */
     size_t client_count;
     struct question *questions; /* asked of ledger or engine, not yet answered */
-    struct http *http;          /* NULL: off */
+    struct web *http;          /* NULL: off */
 
     int open_parts; /* while closing: what has not answered yet */
     void (*closed)(void *arg);
@@ -91,9 +91,9 @@ void socket_close(struct admin *a);
 
 /* ---- http.c ---- */
 #if HAVE_HTTP
-enum err_code http_open(struct admin *a, const char *listen, struct http **ret, struct err *err);
+enum err_code web_open(struct admin *a, const char *listen, struct web **ret, struct err *err);
 /* CLOSED comes on a later turn. */
-void http_close(struct http *h, void (*closed)(void *arg), void *arg);
+void web_close(struct web *h, void (*closed)(void *arg), void *arg);
 #endif
 
 /* ---- explain.c ---- */

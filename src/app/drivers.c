@@ -5,6 +5,10 @@
 #include "source_directory.h"
 
 static const struct source_ops *const sources[] = {&source_directory, NULL};
-static const struct dest_ops *const dests[] = {&dest_sqlite, NULL};
+static const struct dest_ops *const dests[] = {&dest_sqlite,
+#if HAVE_CURL
+                                               &dest_keboola,
+#endif
+                                               NULL};
 
 const struct config_drivers app_drivers = {sources, dests};

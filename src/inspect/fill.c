@@ -232,11 +232,12 @@ void parser_fill(struct parser *p, struct batch *b)
 {
     if (fill(p, b, &b->err) != ERR_NONE)
         b->is_last = true;
-    for (size_t c = 0; c < p->columns; c++)
+    for (size_t c = 0; c < p->columns && !p->no_kinds; c++)
         kind_narrow(&p->kinds[c], &p->has_value[c], b->value + c, b->length + c, b->rows.rows, p->columns);
     memcpy(b->kinds, p->kinds, p->columns * sizeof *b->kinds);
     memcpy(b->has_value, p->has_value, p->columns * sizeof *b->has_value);
     b->rows.value = b->value;
     b->records = p->record;
+    b->odd = p->odd;
     b->bytes = p->stream != NULL ? p->stream->disk_offset : 0;
 }

@@ -75,14 +75,15 @@ static void fill_dialect(struct dialect *d, const struct head *h, const struct i
 static enum err_code fill_columns(struct shape *shape, const struct head *h, struct arena *arena, struct err *err)
 {
     const char *const *names;
+    const bool *made_up;
     if (sniff_header(h->text, h->size, h->is_whole, shape->dialect.delimiter, shape->dialect.quote, arena, &names,
-                     &shape->column_count, err) != ERR_NONE)
+                     &made_up, &shape->column_count, err) != ERR_NONE)
         return err->code;
     shape->columns = arena_alloc(arena, (shape->column_count + 1) * sizeof *shape->columns);
     if (shape->columns == NULL)
         return err_nomem(err);
     for (size_t i = 0; i < shape->column_count; i++)
-        shape->columns[i] = (struct column){names[i], KIND_ANY, false};
+        shape->columns[i] = (struct column){.name = names[i], .kinds = KIND_ANY, .is_made_up = made_up[i]};
     return ERR_NONE;
 }
 
@@ -96,6 +97,7 @@ static enum err_code read_records(struct shape *shape, struct head *h, const str
                        .columns = shape->column_count,
                        .skips_header = true,
                        .bad_limit = options->skip_bad_rows,
+                       .no_kinds = options->no_kinds,
                        .block_size = h->size,
                        .is_fragment = !h->is_whole};
     p.kinds = arena_alloc(arena, (p.columns + 1) * sizeof *p.kinds);

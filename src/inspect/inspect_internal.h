@@ -130,6 +130,7 @@ struct batch {
     unsigned *kinds; /* of all records up to here */
     bool *has_value;
     uint64_t records;   /* data records up to here */
+    uint64_t odd;       /* places up to here where bytes and rows are not the same to everybody, see rows.h */
     uint64_t bytes;     /* of the file, read up to here */
     bool is_last;       /* the text ended, or ERR */
     struct err err;     /* what ended the pass */
@@ -197,6 +198,8 @@ struct parser {
     size_t record_start; /* of this record in the batch's data */
     uint64_t record;     /* number of the next data record */
     uint64_t bad_count;
+    uint64_t odd;
+    bool no_kinds;
     bool header_done;
     /* a record that the end of a batch cut */
     char *carry;
@@ -228,7 +231,8 @@ enum err_code sniff_delimiter(const char *text, size_t size, bool is_whole, cons
                               char *ret_delimiter, struct err *err);
 /* The header of TEXT, names made unique. *RET_COUNT 0: no record. Names in ARENA. */
 enum err_code sniff_header(const char *text, size_t size, bool is_whole, char delimiter, char quote,
-                           struct arena *arena, const char *const **ret_names, size_t *ret_count, struct err *err);
+                           struct arena *arena, const char *const **ret_names, const bool **ret_made_up,
+                           size_t *ret_count, struct err *err);
 int not_a_space(unsigned char c); /* for csv_set_space_func: spaces are data */
 
 #endif

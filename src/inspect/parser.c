@@ -250,9 +250,10 @@ static enum err_code finish_record(struct parser *p, struct err *err)
         return finish_header(p, err);
     uint64_t number = p->record++;
     if (__builtin_expect(p->fields != p->columns && p->bad[0] == '\0', 0)) {
-        if (p->fields < p->columns && p->csv_options->short_rows == SHORT_PAD)
+        if (p->fields < p->columns && p->csv_options->short_rows == SHORT_PAD) {
             pad_record(p);
-        else if (bad_record(p, err, "line %llu: %zu field%s, expected %zu (byte offset %llu)",
+            p->odd++;
+        } else if (bad_record(p, err, "line %llu: %zu field%s, expected %zu (byte offset %llu)",
                             (unsigned long long)p->record_line, p->fields, p->fields == 1 ? "" : "s", p->columns,
                             (unsigned long long)p->record_offset) != ERR_NONE)
             return err->code;
@@ -433,6 +434,8 @@ static enum err_code feed(struct parser *p, const char *s, size_t n, unsigned fl
             return err->code;
     } else {
         note_open_record(p, fields, was_in_record);
+        /* a blank line, unless it is the LF of a CRLF that a block cut */
+        p->odd += !p->in_record && !(p->after_cr && n == 1 && s[0] == '\n');
     }
     move_on(p, s, n);
     return ERR_NONE;
@@ -485,7 +488,7 @@ void parser_restart(struct parser *p, uint64_t first_offset)
     p->csv.spaces = p->csv.entry_pos = 0;
     p->line = 1;
     p->offset = first_offset;
-    p->line_chars = p->record = p->bad_count = 0;
+    p->line_chars = p->record = p->bad_count = p->odd = 0;
     p->after_cr = p->in_record = p->row_ended = p->in_quotes = p->skips_line = false;
     p->header_done = p->has_carry = p->extra_failed = false;
     p->bad[0] = '\0';

@@ -28,7 +28,7 @@ struct file_rows {
     struct batch *batches[BATCHES]; /* [0] only when inline */
     size_t batch_count;
     struct batch *current;   /* the puller's */
-    uint64_t records, bytes; /* up to the end of CURRENT */
+    uint64_t records, bytes, odd; /* up to the end of CURRENT */
     bool is_over;            /* CURRENT was the last */
     struct err pending;      /* what ended the pass, told after the rows before it */
     struct err failed;       /* what every further call answers */
@@ -192,6 +192,7 @@ static enum err_code take_news(struct file_rows *r, struct err *err)
     }
     r->records = b->records;
     r->bytes = b->bytes;
+    r->odd = b->odd;
     atomic_store_explicit(&r->base.rows_done, b->records, memory_order_relaxed);
     atomic_store_explicit(&r->base.bytes_done, b->bytes, memory_order_relaxed);
     for (size_t i = 0; i < b->bad_count; i++) {
@@ -242,6 +243,7 @@ static enum err_code next_batch(struct file_rows *r, const struct row_batch **re
         return err->code;
     r->base.result.records = r->records;
     r->base.result.bytes = r->bytes;
+    r->base.result.odd = r->odd;
     text_hash(&r->stream, r->base.result.hash);
     *ret_batch = &none;
     return ERR_NONE;
@@ -311,7 +313,7 @@ static enum err_code begin(struct file_rows *r, struct err *err)
         r->batches[i]->next = r->free;
         r->free = r->batches[i];
     }
-    r->records = r->bytes = 0;
+    r->records = r->bytes = r->odd = 0;
     memset(&r->base.result, 0, sizeof r->base.result);
     r->base.bytes_done = r->base.rows_done = 0;
     err_clear(&r->pending);
@@ -367,6 +369,7 @@ static void fill_parser(struct file_rows *r, off_t size)
     p->skips_header = true;
     p->bad_limit = r->options->skip_bad_rows;
     p->keeps_bad = p->bad_limit > 0;
+    p->no_kinds = r->options->no_kinds;
     p->stop = &r->stop;
     p->stream = &r->stream;
     p->block_size = BLOCK_BYTES;

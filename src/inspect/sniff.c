@@ -82,7 +82,8 @@ static enum err_code header_matches(const char *text, size_t size, bool is_whole
     size_t count;
     *ret = false;
     struct err ignored;
-    if (sniff_header(text, size, is_whole, delimiter, options->csv->quote, &arena, &names, &count, &ignored) !=
+    const bool *made_up;
+    if (sniff_header(text, size, is_whole, delimiter, options->csv->quote, &arena, &names, &made_up, &count, &ignored) !=
         ERR_NONE) {
         arena_done(&arena);
         if (ignored.code == ERR_SYSTEM && err != NULL)
@@ -275,7 +276,8 @@ static bool make_unique(const char **names, size_t count, struct arena *arena)
 }
 
 enum err_code sniff_header(const char *text, size_t size, bool is_whole, char delimiter, char quote,
-                           struct arena *arena, const char *const **ret_names, size_t *ret_count, struct err *err)
+                           struct arena *arena, const char *const **ret_names, const bool **ret_made_up,
+                           size_t *ret_count, struct err *err)
 {
     struct collect c = {.arena = arena};
     enum err_code code = collect_names(text, size, is_whole, delimiter, quote, &c, err);
@@ -283,8 +285,12 @@ enum err_code sniff_header(const char *text, size_t size, bool is_whole, char de
         const char **names = arena_alloc(arena, (c.count + 1) * sizeof *names);
         if (names != NULL && c.count > 0)
             memcpy(names, c.names, c.count * sizeof *names);
-        if (names == NULL || !make_unique(names, c.count, arena))
+        bool *made_up = arena_alloc(arena, c.count + 1);
+        if (names == NULL || made_up == NULL || !make_unique(names, c.count, arena))
             code = err_nomem(err);
+        for (size_t i = 0; code == ERR_NONE && i < c.count; i++)
+            made_up[i] = names[i] != c.names[i];
+        *ret_made_up = made_up;
         *ret_names = names;
         *ret_count = c.count;
     }

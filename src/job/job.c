@@ -355,6 +355,8 @@ static enum next enter_loading(struct job *job)
     load->header_count = job->expect_count;
     load->rows = job->rows;
     load->fd = job->fd;
+    load->cuts = job->cut_count > 1 ? job->cuts : NULL;
+    load->cut_count = job->cut_count;
     load->id = job->row.file;
     if (job->has_hash)
         memcpy(load->hash, job->hash, sizeof load->hash);

@@ -163,6 +163,8 @@ struct job {
     struct rejects *rejects;
     bool has_hash;
     uint8_t hash[16];
+    uint64_t *cuts; /* see load.cuts */
+    size_t cut_count, cut_max;
     bool prefix_matches; /* on_changed: tail */
     bool abandon;        /* a change in place was seen */
     bool is_missing;     /* gone when it was to be opened: settle finds out what became of it */

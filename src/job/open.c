@@ -90,12 +90,35 @@ static enum err_code check_prefix(struct job *job)
     return ERR_NONE;
 }
 
+/* A file that is too large for one piece: remember where records begin that may begin the next one. */
+static enum err_code note_cuts(struct job *job, const struct row_batch *batch, uint64_t slice)
+{
+    if (job->cuts == NULL) {
+        job->cut_max = (size_t)(job->row.file.size / slice) + 2;
+        job->cuts = arena_alloc(&job->arena, job->cut_max * sizeof *job->cuts);
+        if (job->cuts == NULL)
+            return err_nomem(&job->err);
+    }
+    for (size_t r = 0; r < batch->rows && job->cut_count < job->cut_max; r++) {
+        if (job->cut_count > 0 && batch->offset[batch->rows - 1] < job->cuts[job->cut_count - 1] + slice)
+            break;
+        if (job->cut_count == 0 || batch->offset[r] >= job->cuts[job->cut_count - 1] + slice)
+            job->cuts[job->cut_count++] = batch->offset[r];
+    }
+    return ERR_NONE;
+}
+
 /* A destination that wants the file gets one that has been read to its end: nothing bad is sent. */
 static enum err_code inspect_whole(struct job *job)
 {
+    const struct dest_ops *ops = job->outlet->config->ops;
     const struct row_batch *batch;
+    uint64_t slice = ops->slice_bytes != NULL ? ops->slice_bytes(job->outlet->config->options) : 0;
+    bool cuts = slice > 0 && job->row.file.size > slice && job->shape->dialect.compression == COMPRESSION_NONE &&
+                job->shape->dialect.encoding == ENC_UTF8;
     do {
-        if (rows_next(job->rows, &batch, &job->err) != ERR_NONE)
+        if (rows_next(job->rows, &batch, &job->err) != ERR_NONE ||
+            (cuts && note_cuts(job, batch, slice) != ERR_NONE))
             return job->err.code;
     } while (batch->rows > 0);
     job->shape->is_whole = true;
@@ -146,6 +169,7 @@ void open_run(struct work *work)
     job->inspect = (struct inspect_options){
         .csv = &job->flow->csv,
         .skip_bad_rows = job->flow->skip_bad_rows,
+        .no_kinds = !job->outlet->config->ops->accepts_rows && job->flow->plan.types.policy == TYPES_TEXT,
         .expect_columns = job->expect,
         .expect_count = job->expect_count,
         .buffer_bytes = job->world->config->limits.buffer / 3,

@@ -7,6 +7,7 @@
 #include "dest.h"
 
 extern const struct dest_ops dest_sqlite;
+extern const struct dest_ops dest_keboola; /* in builds that have curl */
 
 /*
  * Columns of a file as a flow wants them in a table: names legalised and made unique, row number first, types decided.

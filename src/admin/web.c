@@ -1,5 +1,5 @@
 /*
- * http.c -- the http endpoints, on our loop.
+ * web.c -- the http endpoints, on our loop.
  *
  * libmicrohttpd keeps its sockets in an epoll descriptor of its own; we watch that one descriptor. Its timeouts are
  * asked for after every turn, so that no timer runs while no connection is open. A request that needs the ledger is
@@ -23,7 +23,7 @@
 #define REQUEST_BYTES (16 * 1024) /* line, headers and the head of the answer */
 #define SILENCE_S 15u
 
-struct http {
+struct web {
     struct admin *admin;
     struct MHD_Daemon *mhd;
     uv_poll_t poll;
@@ -36,7 +36,7 @@ struct http {
 };
 
 struct request {
-    struct http *http;
+    struct web *http;
     struct MHD_Connection *connection;
     struct question *question; /* asked; the connection is suspended */
     struct request *prev, *next;
@@ -51,7 +51,7 @@ struct request {
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 #define TEXT_TYPE "text/plain; charset=utf-8"
 
-static void turn(struct http *h);
+static void turn(struct web *h);
 
 /* ---- answers ---- */
 
@@ -83,7 +83,7 @@ static enum MHD_Result send_error(struct MHD_Connection *connection, unsigned co
     return result;
 }
 
-static enum MHD_Result send_readiness(struct http *h, struct MHD_Connection *connection)
+static enum MHD_Result send_readiness(struct web *h, struct MHD_Connection *connection)
 {
     struct arena arena;
     arena_init(&arena);
@@ -128,7 +128,7 @@ static void compose(struct request *r, const struct report *report)
 
 static void resume(struct request *r)
 {
-    struct http *h = r->http;
+    struct web *h = r->http;
     DL_DELETE(h->requests, r);
     r->question = NULL;
     MHD_resume_connection(r->connection);
@@ -138,7 +138,7 @@ static void on_counters(struct question *q)
 {
     struct counters *c = (struct counters *)q;
     struct request *r = q->asker;
-    struct http *h = r->http;
+    struct web *h = r->http;
     struct arena arena;
     arena_init(&arena);
     struct engine_status status;
@@ -193,7 +193,7 @@ static enum MHD_Result route(struct request *r, struct MHD_Connection *connectio
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url, const char *method,
                                   const char *version, const char *body, size_t *body_size, void **state)
 {
-    struct http *h = arg;
+    struct web *h = arg;
     struct request *r = *state;
     (void)version;
     (void)body;
@@ -261,13 +261,13 @@ static void on_timer(uv_timer_t *timer)
     turn(timer->data);
 }
 
-static unsigned connections(struct http *h)
+static unsigned connections(struct web *h)
 {
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
     return info == NULL ? 0 : info->num_connections;
 }
 
-static void turn(struct http *h)
+static void turn(struct web *h)
 {
     unsigned before;
     if (h->is_closing)
@@ -373,10 +373,10 @@ static int port_of(int fd)
                                                : ((struct sockaddr_in *)&address)->sin_port);
 }
 
-enum err_code http_open(struct admin *a, const char *listen_at, struct http **ret, struct err *err)
+enum err_code web_open(struct admin *a, const char *listen_at, struct web **ret, struct err *err)
 {
     int fd;
-    struct http *h = calloc(1, sizeof *h);
+    struct web *h = calloc(1, sizeof *h);
     if (h == NULL)
         return err_nomem(err);
     h->admin = a;
@@ -413,7 +413,7 @@ free_http:
 
 static void on_handle_closed(uv_handle_t *handle)
 {
-    struct http *h = handle->data;
+    struct web *h = handle->data;
     if (--h->handles > 0)
         return;
     /* only now: the epoll descriptor must outlive its poll handle */
@@ -423,7 +423,7 @@ static void on_handle_closed(uv_handle_t *handle)
     free(h);
 }
 
-void http_close(struct http *h, void (*closed)(void *arg), void *arg)
+void web_close(struct web *h, void (*closed)(void *arg), void *arg)
 {
     h->is_closing = true;
     h->closed = closed;
