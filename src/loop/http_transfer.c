@@ -81,7 +81,7 @@ static void note_received(struct http_transfer *t)
     long sent_bytes = 0; /* of request lines and headers */
     if (t->sent_times == 0)
         return;
-    if (t->has_body)
+    if (t->r.stream_size != 0)
         t->maybe_received |= t->is_taken;
     else if (t->http->curl->easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &sent_bytes) == CURLE_OK)
         t->maybe_received |= sent_bytes > 0;
@@ -171,10 +171,8 @@ static size_t on_read(char *buf, size_t size, size_t count, void *arg)
         return 0;
     if (t->r.stream_size >= 0 && (uint64_t)t->r.stream_size - t->taken < room)
         room = (size_t)((uint64_t)t->r.stream_size - t->taken);
-    if (room == 0) { /* an empty body */
-        t->is_taken = true;
+    if (room == 0) /* an empty body */
         return 0;
-    }
     size_t allowed = rate != NULL ? rate_take(rate, &t->send_turn, room, uv_hrtime()) : room;
     if (allowed == 0) {
         t->send_wait = WAIT_RATE;
@@ -612,7 +610,7 @@ void http_transfer_end(struct http_transfer *t, CURLcode result)
     http_error_of(t, result);
     describe(t, &answer);
     t->http->curl->easy_getinfo(t->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
-    answer.sent_bytes = (uint64_t)sent;
+    answer.sent_bytes = (uint64_t)sent < t->taken ? (uint64_t)sent : t->taken; /* curl counts the sizes of chunks */
     answer.maybe_received = t->maybe_received || t->err.code == ERR_NONE;
     t->r.done(t->r.arg, &answer);
     http_transfer_free(t);
