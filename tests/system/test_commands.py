@@ -195,6 +195,7 @@ def test_status_with_and_without_the_daemon(chute):
     put_file(chute.inbox / "t.csv", "a\n1\n")
     put_file(chute.inbox / "bad.csv", "a\n1,2\n")
     chute.wait_rows("t", [(0, 1)])
+    chute.wait_state("t.csv", "loaded")
     chute.wait_state("bad.csv", "quarantined")
     with_daemon = chute.ask("status")
     assert "loaded" in with_daemon and "quarantined" in with_daemon and "events" in with_daemon
@@ -215,6 +216,7 @@ def test_receipts_add_up(chute):
     text = sample("types.csv")
     put_file(chute.inbox / "t.csv", text)
     chute.wait_rows("t", [(0, 1, 2.5, "2024-01-02", 1, "a,b"), (1, 2, None, "2024-01-03", 0, None)])
+    chute.wait_receipts("t.csv", "loaded", 1)
     for _ in range(2):
         (r,) = chute.receipts()
         assert r["path"] == "t.csv" and r["table"] == "t" and r["state"] == "loaded"
@@ -375,7 +377,7 @@ def test_a_corrected_flow_takes_its_quarantined_files_again(chute):
 def test_usr1_logs_the_state(chute):
     chute.start()
     put_file(chute.inbox / "t.csv", "x\n1\n")
-    chute.wait_rows("t", [(0, 1)])
+    chute.wait_log("loaded 1 rows")  # what the load itself says is no answer to the signal
     before = len(chute.log_text())
     chute.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: "loaded" in chute.log_text()[before:], "the state in the log")

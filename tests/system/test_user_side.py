@@ -56,11 +56,10 @@ def test_a_retry_that_worked_is_no_failure(chute):
 
 
 def test_two_signals_at_once_are_one(chute):
-    """timeout(1) tells the process, and then its group."""
+    """timeout(1) tells the process, and then its group. Two numbers, as one would be pending once; stopped, so that both are there at once."""
     chute.start()
-    for _ in range(2):
-        chute.process.send_signal(signal.SIGTERM)
-        time.sleep(0.02)
+    for sig in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        chute.process.send_signal(sig)
     assert chute.process.wait(60) == 0
     assert "told twice" not in chute.log_text()
 
