@@ -27,7 +27,7 @@ static const struct {
 } states[JOB_STATES] = {
     [JOB_OPENING] = {"opening", enter_opening, answer_opening, TO(CHECKING) | TO(LOADING) | TO(RECORDING)},
     [JOB_CHECKING] = {"checking", enter_checking, answer_checking, TO(LOADING) | TO(RECORDING)},
-    [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(RECORDING)},
+    [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(OPENING) | TO(RECORDING)},
     [JOB_RECORDING] = {"recording", enter_recording, answer_recording, TO(FINISHING)},
     [JOB_FINISHING] = {"finishing", enter_finishing, answer_finishing, TO(CLOSING)},
     [JOB_CLOSING] = {"closing", enter_closing, answer_closing, 0},
@@ -355,10 +355,22 @@ static enum next enter_loading(struct job *job)
     return WAIT;
 }
 
+/* A kill came between its commit and our record. Only a hash tells whether the file is still what was written then. */
+static enum next opens_again(struct job *job)
+{
+    rejects_drop(job->rejects);
+    job->rejects = NULL;
+    close(job->fd);
+    job->fd = -1;
+    job->want_hash = true;
+    return go(job, JOB_OPENING);
+}
+
 static enum next load_worked(struct job *job)
 {
-    bool hash_known = job->has_hash;
     uint8_t own_hash[16];
+    if (job->load.receipt.is_resumed && !job->has_hash)
+        return opens_again(job);
     memcpy(own_hash, job->hash, sizeof own_hash);
     job->receipt = job->load.receipt;
     job->keeps_loaded = true;
@@ -366,10 +378,8 @@ static enum next load_worked(struct job *job)
     job->has_hash = true;
     if (job->shape != NULL)
         inspect_dialect_text(&job->shape->dialect, job->receipt.dialect, sizeof job->receipt.dialect);
-    bool other_version = hash_known && memcmp(job->receipt.hash, own_hash, sizeof own_hash) != 0;
-    if (job->receipt.is_resumed && (other_version || !hash_known)) {
-        /* A kill came between its commit and our record, and the file has changed since (or may have). */
-        job->load_again = true;
+    if (job->receipt.is_resumed && memcmp(job->receipt.hash, own_hash, sizeof own_hash) != 0) {
+        job->load_again = true; /* it has changed since */
         return ends(job, STATE_LOADED, "%s", "");
     }
     if (job->receipt.is_duplicate && !job->receipt.is_resumed)
