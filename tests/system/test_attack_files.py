@@ -110,6 +110,34 @@ def test_a_folder_renamed_while_its_file_loads_ends_that_load(chute):
     assert chute.rows("all") == [(1,), (2,)]
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("way", ["renamed", "aside", "away"])
+def test_a_file_renamed_while_it_loads_is_appended_once(chute, way):
+    """What it loads is known only when that load has ended: until then its new name is no new file, also where it was gone meanwhile."""
+    chute.configure(APPEND, dest={"lock_timeout": "60s"})
+    chute.start()
+    put_file(chute.inbox / "first.csv", "a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    with locked(chute):
+        put_file(chute.inbox / "a.csv", "a\n2\n")
+        chute.wait_state("a.csv", "loading")
+        if way == "aside":
+            os.rename(chute.inbox / "a.csv", chute.inbox / "a.tmp")
+        elif way == "away":
+            os.rename(chute.inbox / "a.csv", chute.home / "a.tmp")
+        if way != "renamed":
+            chute.wait_state("a.csv", "gone")
+        os.rename({"renamed": chute.inbox / "a.csv", "aside": chute.inbox / "a.tmp", "away": chute.home / "a.tmp"}[way], chute.inbox / "c.csv")
+        put_file(chute.inbox / "z.csv", "a\n9\n")
+        chute.wait_state("z.csv", "loading")
+    wait_until(lambda: {chute.state_of("c.csv"), chute.state_of("z.csv")} <= {"loaded", "skipped"}, lambda: "the end: %s" % chute.files(), pause=0.1)
+    assert chute.rows("all") == [(1,), (2,), (9,)]
+    assert chute.stop() == 0
+    chute.once()
+    assert chute.rows("all") == [(1,), (2,), (9,)]
+    assert sorted(f["path"] for f in chute.files("loaded", "skipped")) == sorted(os.listdir(chute.inbox))
+
+
 def test_a_writer_in_a_renamed_folder_is_waited_for_and_then_forgotten(chute):
     write_file(chute.inbox / "x/other.csv", "a\n9\n")
     chute.configure({"table": "{stem}"})
