@@ -366,6 +366,27 @@ static enum next opens_again(struct job *job)
     return go(job, JOB_OPENING);
 }
 
+/*
+ * The rows that were left out get their name before the ledger is told, so that a kill in between leaves a load that is
+ * resumed, which looks for them. One small rename on the loop; the rows were synced on the driver's thread.
+ */
+static void keep_rejects(struct job *job)
+{
+    struct err err = {0};
+    const struct receipt *r = &job->receipt;
+    bool is_repeat = r->is_duplicate && !r->is_resumed;
+    if (job->rejects == NULL || is_repeat)
+        return; /* job_free() drops what a repeat has read */
+    if (r->is_resumed && r->rejected > 0) {
+        rejects_adopt(job->engine->quarantine_dir, job->row.flow, job->row.path, &err);
+    } else {
+        rejects_keep(job->rejects, &err);
+        job->rejects = NULL;
+    }
+    if (err.code != ERR_NONE)
+        log_error("%s: rejected rows could not be kept: %s", job->row.path, err.text);
+}
+
 static enum next load_worked(struct job *job)
 {
     uint8_t own_hash[16];
@@ -373,6 +394,7 @@ static enum next load_worked(struct job *job)
         return opens_again(job);
     memcpy(own_hash, job->hash, sizeof own_hash);
     job->receipt = job->load.receipt;
+    keep_rejects(job);
     job->keeps_loaded = true;
     memcpy(job->hash, job->receipt.hash, sizeof job->hash);
     job->has_hash = true;
@@ -483,12 +505,6 @@ static enum next answer_recording(struct job *job)
         return job->action == FINISH_NONE && !job->write_note && !job->clear_note ? OVER : go(job, JOB_FINISHING);
     job_count_ended(job);
     job_say_end(job);
-    if (job->rejects != NULL && job->end == STATE_LOADED) {
-        /* Renaming one small file; fsync of it was done by the pool while rows were put. */
-        if (rejects_keep(job->rejects, &job->err) != ERR_NONE)
-            log_error("%s: rejected rows could not be kept: %s", job->row.path, job->err.text);
-        job->rejects = NULL;
-    }
     if (job->end == STATE_SETTLING && job->next_try_ms == 0)
         intake_settle_again(present_intake(job), job->row.path, &job->row.file);
     if (job->action == FINISH_NONE && !job->write_note && !job->clear_note)

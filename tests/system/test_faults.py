@@ -192,6 +192,64 @@ def test_a_kill_between_the_two_commits_loads_each_version_once(chute, load, cha
     assert dict(chute.query("SELECT v, count(*) FROM t GROUP BY v")) == had
 
 
+BAD_ROWS = "a,b\n1,2\n3,4,5\n6,7\n"
+
+
+def rejected_rows(chute):
+    return [p.read_text().splitlines()[1:] for p in (chute.state / "quarantine").rglob("*.rejected.csv")]
+
+
+@pytest.mark.core
+def test_rows_that_were_left_out_survive_a_kill_and_the_file_they_were_in(chute):
+    """after_success deletes the file: the quarantine is then the only place that has them."""
+    chute.configure({"types": "infer", "bad_rows": {"skip": 1}, "after_success": "delete"}, dest={"lock_timeout": "60s"})
+    put_file(chute.inbox / "first.csv", "v\n1\n")
+    chute.once()
+    put_file(chute.inbox / "t.csv", BAD_ROWS)
+    kill_between_the_commits(chute, "t.csv", lambda: "t" in chute.tables())
+    chute.once()
+    assert chute.rows("t") == [(1, 2), (6, 7)] and os.listdir(chute.inbox) == []
+    (rows,) = rejected_rows(chute)
+    assert len(rows) == 1 and rows[0].startswith("3,8,") and rows[0].endswith(",3,4,5")
+    assert not list((chute.state / "quarantine").rglob("*.part"))
+
+
+@pytest.mark.parametrize("names", ["fdatasync,fsync", "renameat,rename,renameat2,unlinkat,unlink", "write,pwrite64"])
+def test_a_kill_at_every_step_leaves_out_no_row_unseen(chute, names):
+    def prepare():
+        shutil.rmtree(chute.state, ignore_errors=True)
+        for path in glob.glob(str(chute.db) + "*"):
+            os.unlink(path)
+        write_file(chute.inbox / "t.csv", BAD_ROWS)
+    chute.configure({"types": "infer", "bad_rows": {"skip": 1}, "after_success": "delete"}, log=[])
+    step = 7 if names.startswith("write") and not LONG else 1
+    when, killed = 1 - step, True
+    while killed and when < 400:
+        when += step
+        killed = calls(chute, prepare, names, when)
+        chute.once()
+        assert chute.rows("t") == [(1, 2), (6, 7)] and os.listdir(chute.inbox) == [], when
+        assert [len(rows) for rows in rejected_rows(chute)] == [1], "killed at call %d of %s" % (when, names)
+    assert when > 3 and not killed
+
+
+@pytest.mark.core
+def test_a_file_whose_left_out_rows_cant_be_kept_is_neither_loaded_nor_deleted(chute):
+    chute.configure({"types": "infer", "bad_rows": {"skip": 1}, "after_success": "delete"}, retry={"first": "50ms", "max": "100ms"})
+    chute.start()
+    put_file(chute.inbox / "first.csv", "v\n1\n")
+    chute.wait_inbox()
+    in_the_way = chute.state / "quarantine"
+    shutil.rmtree(in_the_way, ignore_errors=True)
+    in_the_way.write_text("a file where the folder should be")
+    put_file(chute.inbox / "t.csv", BAD_ROWS)
+    wait_until(lambda: chute.log_text().count("failed, next in") >= 2, "the load to be retried")
+    assert chute.tables() == {"first"} and (chute.inbox / "t.csv").exists()
+    in_the_way.unlink()
+    chute.wait_inbox()
+    assert chute.rows("t") == [(1, 2), (6, 7)] and [len(rows) for rows in rejected_rows(chute)] == [1]
+
+
 @pytest.mark.parametrize("state", ["seen", "settling", "queued", "loading", "loaded"])
 def test_a_kill_when_the_ledger_says(chute, state):
     """Kill as soon as the ledger shows that state (or a later one: they pass quickly)."""
