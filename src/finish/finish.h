@@ -66,8 +66,12 @@ enum err_code quarantine_clear(const char *dir, const char *flow, const char *pa
 struct rejects;
 enum err_code rejects_open(const char *dir, const char *flow, const char *path, struct rejects **ret, struct err *err);
 void rejects_sink(struct rejects *r, struct reject_sink *ret_sink);
-enum err_code rejects_keep(struct rejects *r,
-                           struct err *err); /* the load was committed; frees R; no file if there were none */
-void rejects_drop(struct rejects *r);        /* it was not; frees R; NULL is fine */
+/* The load is about to be committed: all rows are on disk, or ERR_SYSTEM and it must not be. Blocks; any thread. */
+enum err_code rejects_sync(struct rejects *r, struct err *err);
+/* The load was committed; frees R; no file if there were none. Rows that were synced stay in their .part on error. */
+enum err_code rejects_keep(struct rejects *r, struct err *err);
+/* A load with rejected rows was committed before a kill: give its .part the name it lacks, if it lacks it. */
+enum err_code rejects_adopt(const char *dir, const char *flow, const char *path, struct err *err);
+void rejects_drop(struct rejects *r); /* it was not; frees R; NULL is fine */
 
 #endif

@@ -27,7 +27,8 @@ struct rejects {
     char part[NAME_MAX + 1 + sizeof QUARANTINE_PART];
     struct buf buf;
     uint64_t rows;
-    int failure; /* errno of the first failed write */
+    bool is_synced; /* all ROWS are on disk */
+    int failure;    /* errno of the first failed write */
 };
 
 static void free_rejects(struct rejects *r)
@@ -124,6 +125,7 @@ static bool on_put(void *arg, uint64_t line, uint64_t offset, const char *reason
     if (r->rows == 0)
         buf_adds(&r->buf, "line,offset,reason\n");
     r->rows++;
+    r->is_synced = false;
     buf_printf(&r->buf, "%" PRIu64 ",%" PRIu64 ",", line, offset);
     add_value(&r->buf, reason, strlen(reason));
     for (size_t i = 0; i < fields; i++) {
@@ -153,6 +155,28 @@ void rejects_sink(struct rejects *r, struct reject_sink *ret_sink)
     *ret_sink = (struct reject_sink){.arg = r, .put = on_put, .restart = on_restart};
 }
 
+static enum err_code not_kept(const struct rejects *r, struct err *err)
+{
+    return err_set(err, ERR_SYSTEM, true, "keep %" PRIu64 " rejected rows of %s in %s: %s", r->rows, r->path, r->dir,
+                   strerror(r->failure));
+}
+
+enum err_code rejects_sync(struct rejects *r, struct err *err)
+{
+    if (r->rows == 0 || r->is_synced)
+        return ERR_NONE;
+    if (r->failure == 0 && (!flush(r) || fsync(r->fd) != 0 || !folder_sync(r->folder)))
+        r->failure = errno;
+    r->is_synced = r->failure == 0;
+    return r->is_synced ? ERR_NONE : not_kept(r, err);
+}
+
+/* PART gets its NAME, for good. */
+static bool give_name(int folder, const char *part, const char *name)
+{
+    return renameat(folder, part, folder, name) == 0 && folder_sync(folder);
+}
+
 enum err_code rejects_keep(struct rejects *r, struct err *err)
 {
     enum err_code code = ERR_NONE;
@@ -166,17 +190,31 @@ enum err_code rejects_keep(struct rejects *r, struct err *err)
         rejects_drop(r);
         return ERR_NONE;
     }
-    if (r->failure == 0 && (!flush(r) || fsync(r->fd) != 0 || renameat(r->folder, r->part, r->folder, r->name) != 0 ||
-                            !folder_sync(r->folder)))
-        r->failure = errno;
-    if (r->failure != 0) {
-        code = err_set(err, ERR_SYSTEM, true, "keep %" PRIu64 " rejected rows of %s in %s: %s", r->rows, r->path,
-                       r->dir, strerror(r->failure));
+    code = rejects_sync(r, err);
+    if (code != ERR_NONE) {
         rejects_drop(r);
         return code;
     }
-    free_rejects(r);
-    return ERR_NONE;
+    if (!give_name(r->folder, r->part, r->name)) {
+        r->failure = errno;
+        code = not_kept(r, err);
+    }
+    free_rejects(r); /* what could not get its name stays under the other one: nobody else has these rows */
+    return code;
+}
+
+enum err_code rejects_adopt(const char *dir, const char *flow, const char *path, struct err *err)
+{
+    char name[NAME_MAX + 1], part[NAME_MAX + 1 + sizeof QUARANTINE_PART];
+    int folder = quarantine_folder(dir, flow, path, REJECT_SUFFIX, false, name);
+    snprintf(part, sizeof part, "%s" QUARANTINE_PART, name);
+    bool is_done = folder >= 0 ? give_name(folder, part, name) : false;
+    int failure = errno;
+    if (folder >= 0)
+        close(folder);
+    if (is_done || failure == ENOENT) /* it has its name already */
+        return ERR_NONE;
+    return err_set(err, ERR_SYSTEM, true, "keep rejected rows of %s in %s: %s", path, dir, strerror(failure));
 }
 
 void rejects_drop(struct rejects *r)

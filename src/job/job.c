@@ -27,7 +27,7 @@ static const struct {
 } states[JOB_STATES] = {
     [JOB_OPENING] = {"opening", enter_opening, answer_opening, TO(CHECKING) | TO(LOADING) | TO(RECORDING)},
     [JOB_CHECKING] = {"checking", enter_checking, answer_checking, TO(LOADING) | TO(RECORDING)},
-    [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(RECORDING)},
+    [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(OPENING) | TO(RECORDING)},
     [JOB_RECORDING] = {"recording", enter_recording, answer_recording, TO(FINISHING)},
     [JOB_FINISHING] = {"finishing", enter_finishing, answer_finishing, TO(CLOSING)},
     [JOB_CLOSING] = {"closing", enter_closing, answer_closing, 0},
@@ -374,21 +374,53 @@ static enum next enter_loading(struct job *job)
     return WAIT;
 }
 
+/* A kill came between its commit and our record. Only a hash tells whether the file is still what was written then. */
+static enum next opens_again(struct job *job)
+{
+    rejects_drop(job->rejects);
+    job->rejects = NULL;
+    close(job->fd);
+    job->fd = -1;
+    job->want_hash = true;
+    return go(job, JOB_OPENING);
+}
+
+/*
+ * The rows that were left out get their name before the ledger is told, so that a kill in between leaves a load that is
+ * resumed, which looks for them. One small rename on the loop; the rows were synced on the driver's thread.
+ */
+static void keep_rejects(struct job *job)
+{
+    struct err err = {0};
+    const struct receipt *r = &job->receipt;
+    bool is_repeat = r->is_duplicate && !r->is_resumed;
+    if (job->rejects == NULL || is_repeat)
+        return; /* job_free() drops what a repeat has read */
+    if (r->is_resumed && r->rejected > 0) {
+        rejects_adopt(job->engine->quarantine_dir, job->row.flow, job->row.path, &err);
+    } else {
+        rejects_keep(job->rejects, &err);
+        job->rejects = NULL;
+    }
+    if (err.code != ERR_NONE)
+        log_error("%s: rejected rows could not be kept: %s", job->row.path, err.text);
+}
+
 static enum next load_worked(struct job *job)
 {
-    bool hash_known = job->has_hash;
     uint8_t own_hash[16];
+    if (job->load.receipt.is_resumed && !job->has_hash)
+        return opens_again(job);
     memcpy(own_hash, job->hash, sizeof own_hash);
     job->receipt = job->load.receipt;
+    keep_rejects(job);
     job->keeps_loaded = true;
     memcpy(job->hash, job->receipt.hash, sizeof job->hash);
     job->has_hash = true;
     if (job->shape != NULL)
         inspect_dialect_text(&job->shape->dialect, job->receipt.dialect, sizeof job->receipt.dialect);
-    bool other_version = hash_known && memcmp(job->receipt.hash, own_hash, sizeof own_hash) != 0;
-    if (job->receipt.is_resumed && (other_version || !hash_known)) {
-        /* A kill came between its commit and our record, and the file has changed since (or may have). */
-        job->load_again = true;
+    if (job->receipt.is_resumed && memcmp(job->receipt.hash, own_hash, sizeof own_hash) != 0) {
+        job->load_again = true; /* it has changed since */
         return ends(job, STATE_LOADED, "%s", "");
     }
     if (job->receipt.is_duplicate && !job->receipt.is_resumed)
@@ -494,12 +526,6 @@ static enum next answer_recording(struct job *job)
         return job->action == FINISH_NONE && !job->write_note && !job->clear_note ? OVER : go(job, JOB_FINISHING);
     job_count_ended(job);
     job_say_end(job);
-    if (job->rejects != NULL && job->end == STATE_LOADED) {
-        /* Renaming one small file; fsync of it was done by the pool while rows were put. */
-        if (rejects_keep(job->rejects, &job->err) != ERR_NONE)
-            log_error("%s: rejected rows could not be kept: %s", job->row.path, job->err.text);
-        job->rejects = NULL;
-    }
     if (job->end == STATE_SETTLING && job->next_try_ms == 0)
         intake_settle_again(present_intake(job), job->row.path, &job->row.file);
     if (job->action == FINISH_NONE && !job->write_note && !job->clear_note)

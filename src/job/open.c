@@ -50,7 +50,11 @@ enum err_code file_id_at(const char *path, struct file_id *ret, struct err *err)
 
 enum err_code load_still_current(struct load *load, struct err *err)
 {
-    return still_the_version(load->fd, &load->id, err);
+    const struct job *job = load->owner;
+    if (still_the_version(load->fd, &load->id, err) != ERR_NONE)
+        return err->code;
+    /* Rows that are left out must be somewhere else before anything is done to the file they are in. */
+    return job->rejects != NULL ? rejects_sync(job->rejects, err) : ERR_NONE;
 }
 
 static int open_file(struct job *job)

@@ -215,6 +215,7 @@ struct look_work {
     struct observed *o; /* the new name */
     struct probe probe; /* the old one */
     char *old_path;
+    int64_t old_id;
     struct err err;
 };
 
@@ -225,6 +226,7 @@ static bool take_old_path(void *arg, const struct ledger_row *row)
         row->file.mtime_ns != work->o->id.mtime_ns)
         return true;
     work->old_path = strdup(row->path);
+    work->old_id = row->id;
     return false;
 }
 
@@ -236,15 +238,31 @@ static enum err_code look_fn(struct ledger_tx *tx, void *arg, struct err *err)
     return ledger_each(tx, &q, take_old_path, work, err);
 }
 
+/*
+ * A file that was gone while it loads, and has another name now: only the end of its load tells what it has loaded, and
+ * so what is carried along. Noted before that, it would be a new file and be appended once more.
+ */
+static bool is_appended_now(const struct look_work *work)
+{
+    const struct job *job;
+    DL_FOREACH(work->in->world->engine->jobs, job)
+        if (job->row.id == work->old_id && !job->is_drop && job->flow->plan.mode == MODE_APPEND)
+            return true;
+    return false;
+}
+
 static void look_end(struct look_work *work, bool is_renamed)
 {
     struct intake *in = work->in;
     struct world *w = in->world;
-    if (is_renamed) {
+    bool must_wait = is_renamed && is_appended_now(work);
+    if (is_renamed && !must_wait) {
         rename_start(in, work->old_path, work->o->path, false, work->o);
         work->o = NULL;
     } else if (w->is_stopping) {
         in->is_lost = true; /* nobody could look: the next scan finds it, and must not find it noted as new */
+    } else if (must_wait) {
+        intake_settle_again(in, work->o->path, &work->o->id);
     } else {
         intake_observe(in, work->o->path, &work->o->id);
         if (in->settled != NULL)

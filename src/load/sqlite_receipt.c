@@ -73,6 +73,7 @@ enum err_code receipt_find(struct lite_run *run, const uint8_t hash[16], bool *r
     char hex[33];
     *ret_found = false;
     enum err_code code = look(run, by_attempt, NULL, ret_found);
+    run->load->receipt.is_resumed = *ret_found; /* the file may be another version by now: the job looks */
     if (code != ERR_NONE || *ret_found || hash == NULL || run->load->plan->on_duplicate == DUPLICATE_RELOAD)
         return code;
     text_hex(hash, 16, hex);

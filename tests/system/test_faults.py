@@ -1,4 +1,5 @@
 """Faults, swept: kills, full disks, broken ledgers, lost events, clocks. The tables must equal the files, each row once."""
+import contextlib
 import ctypes.util
 import errno
 import glob
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chute import BINARY, LONG, Chute, put_file, tool, wait_until, write_file
+from chute import BINARY, LONG, PATIENCE, Chute, put_file, tool, wait_until, write_file
 
 KILLS = 200 if LONG else 40
 
@@ -145,6 +146,108 @@ def test_a_kill_at_every_step_that_reaches_the_disk(chute, names):
         assert sorted(p.name for p in (chute.home / "done").rglob("*") if p.is_file()) == ["f0.csv", "f1.csv", "f2.csv"], when
         assert os.listdir(chute.inbox) == [], when
     assert when > 3
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Nobody else writes this database meanwhile."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("ROLLBACK")
+
+
+def kill_between_the_commits(chute, path, committed):
+    """kill -9 when the destination has PATH, as COMMITTED() tells, and the ledger does not know it yet. Then the file may change."""
+    with locked(chute.db):
+        chute.start()
+        chute.wait_state(path, "loading")
+        ledger = locked(chute.state / "ledger.db")
+        ledger.__enter__()
+    wait_until(committed, "the destination's commit", pause=0.005)
+    chute.kill9()
+    ledger.__exit__(None, None, None)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("rows", [2, 600000], ids=["small", "large"])
+@pytest.mark.parametrize("change", ["none", "size", "content"])
+@pytest.mark.parametrize("load", ["replace", "append", "again"])
+def test_a_kill_between_the_two_commits_loads_each_version_once(chute, load, change, rows):
+    """The destination answers the attempt with what it wrote, which is the version from before the kill, whatever the file is now."""
+    flow = {"load": "append", "on_changed": "again"} if load != "replace" else {"load": "replace"}
+    chute.configure({"types": "infer", **flow, **({"on_duplicate": "reload"} if load == "again" else {})}, dest={"lock_timeout": "60s"})
+    put_file(chute.inbox / "first.csv", "v\n1\n")
+    chute.once()
+    write_file(chute.inbox / "t.csv", "v\n" + "1\n" * rows)
+    kill_between_the_commits(chute, "t.csv", lambda: "t" in chute.tables())
+    value = {"none": 1, "size": 22, "content": 2}[change]
+    if change != "none":
+        write_file(chute.inbox / "t.csv", "v\n" + "%d\n" % value * rows)
+    chute.once()
+    had = dict(chute.query("SELECT v, count(*) FROM t GROUP BY v"))
+    assert had == ({value: rows} if load == "replace" else {1: rows, value: rows})
+    assert len(chute.receipts_of("t.csv", "loaded")) == (1 if change == "none" else 2)
+    chute.once()
+    assert dict(chute.query("SELECT v, count(*) FROM t GROUP BY v")) == had
+
+
+BAD_ROWS = "a,b\n1,2\n3,4,5\n6,7\n"
+
+
+def rejected_rows(chute):
+    return [p.read_text().splitlines()[1:] for p in (chute.state / "quarantine").rglob("*.rejected.csv")]
+
+
+@pytest.mark.core
+def test_rows_that_were_left_out_survive_a_kill_and_the_file_they_were_in(chute):
+    """after_success deletes the file: the quarantine is then the only place that has them."""
+    chute.configure({"types": "infer", "bad_rows": {"skip": 1}, "after_success": "delete"}, dest={"lock_timeout": "60s"})
+    put_file(chute.inbox / "first.csv", "v\n1\n")
+    chute.once()
+    put_file(chute.inbox / "t.csv", BAD_ROWS)
+    kill_between_the_commits(chute, "t.csv", lambda: "t" in chute.tables())
+    chute.once()
+    assert chute.rows("t") == [(1, 2), (6, 7)] and os.listdir(chute.inbox) == []
+    (rows,) = rejected_rows(chute)
+    assert len(rows) == 1 and rows[0].startswith("3,8,") and rows[0].endswith(",3,4,5")
+    assert not list((chute.state / "quarantine").rglob("*.part"))
+
+
+@pytest.mark.parametrize("names", ["fdatasync,fsync", "renameat,rename,renameat2,unlinkat,unlink", "write,pwrite64"])
+def test_a_kill_at_every_step_leaves_out_no_row_unseen(chute, names):
+    def prepare():
+        shutil.rmtree(chute.state, ignore_errors=True)
+        for path in glob.glob(str(chute.db) + "*"):
+            os.unlink(path)
+        write_file(chute.inbox / "t.csv", BAD_ROWS)
+    chute.configure({"types": "infer", "bad_rows": {"skip": 1}, "after_success": "delete"}, log=[])
+    step = 7 if names.startswith("write") and not LONG else 1
+    when, killed = 1 - step, True
+    while killed and when < 400:
+        when += step
+        killed = calls(chute, prepare, names, when)
+        chute.once()
+        assert chute.rows("t") == [(1, 2), (6, 7)] and os.listdir(chute.inbox) == [], when
+        assert [len(rows) for rows in rejected_rows(chute)] == [1], "killed at call %d of %s" % (when, names)
+    assert when > 3 and not killed
+
+
+@pytest.mark.core
+def test_a_file_whose_left_out_rows_cant_be_kept_is_neither_loaded_nor_deleted(chute):
+    chute.configure({"types": "infer", "bad_rows": {"skip": 1}, "after_success": "delete"}, retry={"first": "50ms", "max": "100ms"})
+    chute.start()
+    put_file(chute.inbox / "first.csv", "v\n1\n")
+    chute.wait_inbox()
+    in_the_way = chute.state / "quarantine"
+    shutil.rmtree(in_the_way, ignore_errors=True)
+    in_the_way.write_text("a file where the folder should be")
+    put_file(chute.inbox / "t.csv", BAD_ROWS)
+    wait_until(lambda: chute.log_text().count("failed, next in") >= 2, "the load to be retried")
+    assert chute.tables() == {"first"} and (chute.inbox / "t.csv").exists()
+    in_the_way.unlink()
+    chute.wait_inbox()
+    assert chute.rows("t") == [(1, 2), (6, 7)] and [len(rows) for rows in rejected_rows(chute)] == [1]
 
 
 @pytest.mark.parametrize("state", ["seen", "settling", "queued", "loading", "loaded"])

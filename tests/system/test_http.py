@@ -18,12 +18,9 @@ SAMPLE = re.compile(r'^([a-z_]+)(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? ([0-9.
 
 @pytest.fixture
 def web(chute):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    chute.configure({"types": "infer"}, http={"listen": "127.0.0.1:%d" % port})
+    chute.configure({"types": "infer"}, http={"listen": "127.0.0.1:0"})
     chute.start()
-    chute.port = port
+    chute.port = port = chute.http_port()
 
     def get(path, method="GET"):
         try:
@@ -71,7 +68,7 @@ def test_metrics_are_prometheus_text(web):
     put_file(web.inbox / "bad.csv", "a\n1,2\n")
     web.wait_rows("t", [(1,), (2,)])
     web.wait_state("bad.csv", "quarantined")
-    wait_until(lambda: 'state="quarantined"' in web.get("/metrics")[1], "metrics")
+    web.wait_log("loaded 2 rows", "quarantined: ")  # said once both are counted
     code, text, headers = web.get("/metrics")
     assert code == 200 and headers["Content-Type"].startswith("text/plain")
     found, types = metrics(text)

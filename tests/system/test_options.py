@@ -6,6 +6,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_status_json_has_what_scripts_read(chute):
     chute.start()
     chute.wait_rows("t", [(1,)])
     chute.wait_state("t.csv", "loaded")
+    chute.wait_log("loaded 1 rows")  # said once its rows are counted, which is after the ledger has the state
     status = chute.status()
     assert status["running"] is True and status["ready"] is True and status["ledger"]["ok"] is True
     assert status["pid"] == chute.process.pid
@@ -195,10 +197,10 @@ def test_the_log_writes_to_several_outputs_by_their_levels(chute):
 def test_a_file_written_slowly_waits_for_its_debounce(chute):
     chute.configure(source={"debounce": "2s"})
     chute.start()
+    began = time.monotonic()
     write_file(chute.inbox / "t.csv", "a\n1\n")
-    wait_until(lambda: chute.state_of("t.csv") == "settling" or chute.rows("t"), "the file to be seen", pause=0.05)
-    assert chute.rows("t") is None
     chute.wait_rows("t", [(1,)])
+    assert time.monotonic() - began >= 2  # however slow the machine is, never less
 
 
 def test_no_core_dump_can_hold_rows_or_secrets(chute):
@@ -221,14 +223,12 @@ def test_a_supervisor_is_told_when_it_is_ready_reloading_and_stopping(chute):
 
 
 def test_readiness_names_its_reasons_and_liveness_is_another_thing(chute):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     away = chute.home / "away"
-    chute.configure(http={"listen": "127.0.0.1:%d" % port}, source={"poll_interval": "300ms"}, retry={"first": "100ms", "max": "200ms"},
+    chute.configure(http={"listen": "127.0.0.1:0"}, source={"poll_interval": "300ms"}, retry={"first": "100ms", "max": "200ms"},
                     dests={"lite": {"type": "sqlite", "path": str(away / "out.db")}})
     chute.inbox.rmdir()
     chute.start()  # live: a restart would not bring back what is missing
+    port = chute.http_port()
 
     def ready():
         try:

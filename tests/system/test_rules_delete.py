@@ -154,13 +154,14 @@ def test_after_success_delete_removes_the_file_and_keeps_the_table(chute):
     chute.start()
     put_file(chute.inbox / "a.csv", "x\n1\n")
     chute.wait_rows("a", [(1,)])
-    wait_until(lambda: not (chute.inbox / "a.csv").exists(), "the file to go")
+    chute.wait_inbox()
     assert chute.stop() == 0
     chute.start()
     put_file(chute.inbox / "b.csv", "x\n1\n")
     chute.wait_tables("a", "b")
     assert chute.rows("a") == [(1,)]  # what chute itself deleted never counts as the user's delete
-    assert sorted(os.listdir(chute.inbox)) in ([], ["b.csv"])
+    chute.wait_inbox()
+    assert chute.tables() == {"a", "b"}
 
 
 def test_after_success_move_numbers_names_that_are_taken(chute):
@@ -169,7 +170,7 @@ def test_after_success_move_numbers_names_that_are_taken(chute):
     chute.start()
     for text in ("x\n1\n", "x\n2\n", "x\n3\n"):
         put_file(chute.inbox / "a.csv", text)
-        wait_until(lambda: not (chute.inbox / "a.csv").exists(), "the file to be moved")
+        chute.wait_inbox()
     names = sorted(p.name for p in done.rglob("*") if p.is_file())
     assert len(names) == 3 and names[0] == "a.csv" and any("1" in n for n in names) and any("2" in n for n in names), names
     assert {p.read_text() for p in done.rglob("*") if p.is_file()} == {"x\n1\n", "x\n2\n", "x\n3\n"}
@@ -182,7 +183,7 @@ def test_after_success_move_replaces_the_same_bytes(chute):
     chute.start()
     for _ in range(2):
         put_file(chute.inbox / "a.csv", "x\n1\n")
-        wait_until(lambda: not (chute.inbox / "a.csv").exists(), "the file to be moved")
+        chute.wait_inbox()
     assert [p.name for p in done.rglob("*") if p.is_file()] == ["a.csv"]
 
 
@@ -190,7 +191,7 @@ def test_after_success_move_inside_the_root_is_not_input_again(chute):
     chute.configure({"after_success": {"move": str(chute.inbox / "done")}, "load": "append", "table": "all"})
     chute.start()
     put_file(chute.inbox / "a.csv", "x\n1\n")
-    wait_until(lambda: not (chute.inbox / "a.csv").exists(), "the file to be moved")
+    chute.wait_inbox("done")
     put_file(chute.inbox / "b.csv", "x\n2\n")
     chute.wait_rows("all", [(1,), (2,)])
     assert chute.stop() == 0
@@ -204,7 +205,7 @@ def test_after_success_move_across_file_systems(chute, small_disk):
     chute.configure({"after_success": {"move": str(done)}})
     chute.start()
     put_file(chute.inbox / "a.csv", "x\n1\n")
-    wait_until(lambda: not (chute.inbox / "a.csv").exists(), "the file to be moved")
+    chute.wait_inbox()
     assert (done / "a.csv").read_text() == "x\n1\n"
     assert [p.name for p in done.rglob("*") if p.is_file()] == ["a.csv"]
 
@@ -215,11 +216,11 @@ def test_after_success_waits_for_all_flows(chute):
     chute.start()
     put_file(chute.inbox / "a.csv", "x\nword\n")  # fits one, not two
     chute.wait_rows("one", [("word",)])
-    chute.wait_state("a.csv", "quarantined") if chute.state_of("a.csv") == "quarantined" else wait_until(
-        lambda: chute.receipts_of("a.csv", "quarantined"), "flow two to refuse it", pause=0.1)
+    chute.wait_receipts("a.csv", "loaded", 1)
+    chute.wait_receipts("a.csv", "quarantined", 1)
     assert (chute.inbox / "a.csv").exists()
     put_file(chute.inbox / "b.csv", "x\n1\n")
-    wait_until(lambda: not (chute.inbox / "b.csv").exists(), "the file to go when both have it")
+    chute.wait_inbox("a.csv")
     assert chute.rows("one") == [(1,)] or chute.rows("one") == [("1",)]
     assert chute.rows("two") == [(1,)]
 
@@ -248,7 +249,7 @@ def test_after_failure_move_takes_the_file_with_its_reason(chute):
     chute.configure({"after_failure": {"move": str(chute.home / "bad")}})
     chute.start()
     put_file(chute.inbox / "bad.csv", "a\n1,2\n")
-    wait_until(lambda: not (chute.inbox / "bad.csv").exists(), "the file to be moved")
+    chute.wait_inbox()
     moved = [p for p in (chute.home / "bad").rglob("bad.csv")]
     assert len(moved) == 1 and moved[0].read_text() == "a\n1,2\n"
     wait_until(lambda: moved[0].with_name("bad.csv.error.json").exists(), "the reason beside it")
@@ -264,7 +265,7 @@ def test_bad_rows_skip_keeps_them_with_line_and_reason(chute):
     wait_until(lambda: list((chute.state / "quarantine").rglob("t.csv.rejected.csv")), "the rejected rows")
     text = list((chute.state / "quarantine").rglob("t.csv.rejected.csv"))[0].read_text()
     assert "3" in text and "4" in text and "5" in text and "6" in text
-    receipt = chute.receipts_of("t.csv", "loaded")[0]
+    (receipt,) = chute.wait_receipts("t.csv", "loaded", 1)
     assert (receipt["parsed"], receipt["inserted"], receipt["rejected"]) == (4, 2, 2)
 
 

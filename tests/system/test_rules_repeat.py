@@ -15,7 +15,7 @@ def test_content_a_b_a_loads_three_times_for_replace(chute):
     chute.start()
     for count, value in enumerate(("1", "2", "1"), 1):
         put_file(chute.inbox / "t.csv", "a\n%s\n" % value)
-        wait_until(lambda n=count: len(chute.receipts_of("t.csv", "loaded")) == n, "load %d" % count, pause=0.1)
+        chute.wait_receipts("t.csv", "loaded", count)
         chute.wait_rows("t", [(0, int(value))])
 
 
@@ -34,7 +34,7 @@ def test_on_duplicate_reload_loads_the_same_bytes_again(chute):
     chute.start()
     for n in (1, 2):
         put_file(chute.inbox / "t.csv", "a\n1\n")
-        wait_until(lambda n=n: len(chute.receipts_of("t.csv", "loaded")) == n, "load %d" % n, pause=0.1)
+        chute.wait_receipts("t.csv", "loaded", n)
     chute.wait_rows("t", [(1,)])
 
 

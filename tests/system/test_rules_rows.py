@@ -201,8 +201,7 @@ def test_upsert_updates_by_key_and_the_last_of_a_file_wins(chute):
     chute.wait_rows("all", [(1, "c"), (2, "b")])
     put_file(chute.inbox / "y.csv", "id,v\n2,B\n3,d\n")
     chute.wait_rows("all", [(1, "c"), (2, "B"), (3, "d")])
-    chute.wait_state("y.csv", "loaded")  # rows are there a moment before their receipt
-    receipt = chute.receipts_of("y.csv", "loaded")[0]
+    (receipt,) = chute.wait_receipts("y.csv", "loaded", 1)
     assert (receipt["parsed"], receipt["inserted"], receipt["updated"]) == (2, 1, 1)
     for r in chute.receipts():
         assert r["parsed"] == r["inserted"] + r["updated"] + r["unchanged"] + r["rejected"], r

@@ -24,7 +24,7 @@ def test_a_writer_that_stalls_with_the_file_open_is_waited_for(chute):
         assert chute.tables() == set()
         f.write("3,4\n")
     chute.wait_rows("stalled", [(0, 1, 2), (1, 3, 4)])
-    assert len(chute.receipts_of("stalled.csv", "loaded")) == 1
+    chute.wait_receipts("stalled.csv", "loaded", 1)
 
 
 def test_a_writer_from_before_the_start_is_waited_for(chute):

@@ -65,7 +65,10 @@ def test_06_a_row_too_wide_is_refused_with_its_place(chute, name, line):
     shutil.copy(DATA / name, chute.inbox)
     chute.wait_state(name, "quarantined")
     assert chute.tables() == set()
-    errors = [text for text in chute.log_text().splitlines() if name in text and "error" in text.lower()]
+
+    def errors_told():
+        return [text for text in chute.log_text().splitlines() if name in text and "error" in text.lower()]
+    errors = wait_until(errors_told, "the log to tell it, which comes after the state")
     assert len(errors) == 1, errors
     assert "line %d" % line in errors[0] and "2" in errors[0] and "3" in errors[0]
     # the old table stays when a good file turns bad
@@ -196,7 +199,7 @@ def test_11_many_writes_to_one_open_file_are_one_load(chute):
             f.flush()
             time.sleep(0.025)
     chute.wait_rows("slow", [(i, i) for i in range(40)])
-    assert len(chute.receipts_of("slow.csv", "loaded")) == 1
+    chute.wait_receipts("slow.csv", "loaded", 1)
 
 
 def test_12_the_script_of_the_seed_prints_what_its_document_says(chute):

@@ -20,7 +20,8 @@
 #include <cmocka.h>
 
 #define TOLD_MAX 65536
-#ifndef TEST_STRDUP /* a test whose allocations fail keeps its own */
+#define PATIENCE_MS 30000 /* until waiting is a failure, however slow the machine */
+#ifndef TEST_STRDUP       /* a test whose allocations fail keeps its own */
 #define TEST_STRDUP strdup
 #endif
 
@@ -101,16 +102,16 @@ static inline void on_watchdog(uv_timer_t *timer)
     ((struct fixture *)timer->data)->is_late = true;
 }
 
-/* Turn the loop until COND is true, at most MS. */
-#define RUN_UNTIL(f, ms, cond)                                                                                         \
+/* Turn the loop until COND is true. */
+#define RUN_UNTIL(f, cond)                                                                                             \
     do {                                                                                                               \
         (f)->is_late = false;                                                                                          \
-        uv_timer_start(&(f)->watchdog, on_watchdog, (ms), 0);                                                          \
+        uv_timer_start(&(f)->watchdog, on_watchdog, PATIENCE_MS, 0);                                                   \
         while (!(cond) && !(f)->is_late)                                                                               \
             uv_run(&(f)->loop, UV_RUN_ONCE);                                                                           \
         uv_timer_stop(&(f)->watchdog);                                                                                 \
         if (!(cond))                                                                                                   \
-            fail_msg("not within %d ms: %s", (int)(ms), #cond);                                                        \
+            fail_msg("not within %d ms: %s", PATIENCE_MS, #cond);                                                      \
     } while (0)
 
 static inline void run_for(struct fixture *f, uint64_t ms)
@@ -187,7 +188,7 @@ static inline void start(struct fixture *f)
 static inline void start_and_scan(struct fixture *f)
 {
     start(f);
-    RUN_UNTIL(f, 5000, f->scans > 0);
+    RUN_UNTIL(f, f->scans > 0);
 }
 
 static inline void on_closed(void *arg)
@@ -202,7 +203,7 @@ static inline void stop(struct fixture *f)
     f->is_closed = false;
     source_directory.close(f->src, on_closed, f);
     assert_false(f->is_closed);
-    RUN_UNTIL(f, 5000, f->is_closed);
+    RUN_UNTIL(f, f->is_closed);
     f->src = NULL;
 }
 

@@ -208,9 +208,22 @@ static void the_same_attempt_is_never_written_twice(void **state)
             run_load(f, l);
             assert_int_equal(l->base.err.code, ERR_NONE);
             assert_int_equal(l->base.receipt.is_duplicate, i == 1);
+            assert_int_equal(l->base.receipt.is_resumed, i == 1);
             free_load(l);
         }
     assert_string_equal(ask(f, "SELECT count(*) FROM t"), "2");
+    /* The file has changed since: what is told is what was written, and that it was this attempt. */
+    struct test_load *l = make_load(f, "t", "a.csv", "a\n1\n2\n", 0);
+    snprintf(l->key, sizeof(l->key), "one attempt 0");
+    run_load(f, l);
+    assert_true(l->base.receipt.is_resumed);
+    assert_int_equal(l->base.receipt.parsed, 1);
+    free_load(l);
+    f->plan.on_duplicate = DUPLICATE_SKIP; /* known by its content: another attempt wrote that */
+    l = run_load(f, make_load(f, "t", "a.csv", "a\n1\n", 0));
+    assert_true(l->base.receipt.is_duplicate);
+    assert_false(l->base.receipt.is_resumed);
+    free_load(l);
 }
 
 static void the_tail_of_a_file_is_appended(void **state)

@@ -206,9 +206,25 @@ static void a_file_that_is_open_for_writing_is_left_in_place(void **state)
     assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_NONE);
 }
 
+/* Does a writer wait for our lease on this file? */
+static bool is_lease_breaking(ino_t inode)
+{
+    char line[256], mark[32];
+    snprintf(mark, sizeof mark, ":%llu ", (unsigned long long)inode);
+    FILE *locks = fopen("/proc/locks", "re");
+    bool found = false;
+    while (locks != NULL && !found && fgets(line, sizeof line, locks) != NULL)
+        found = strstr(line, "BREAKING") != NULL && strstr(line, mark) != NULL;
+    if (locks != NULL)
+        fclose(locks);
+    return found;
+}
+
 static pid_t writer;
 static void open_for_appending(void)
 {
+    struct stat st;
+    assert_int_equal(fstatat(f.root, "x.csv", &st, 0), 0);
     writer = fork(); /* its open() waits until our lease is gone */
     if (writer == 0) {
         for (int fd = STDERR_FILENO + 1; fd < 256; fd++) /* our copy of what holds the lease would keep it */
@@ -218,7 +234,8 @@ static void open_for_appending(void)
         ssize_t n = fd < 0 ? 0 : __real_write(fd, "2", 1);
         _exit(n == 1 ? 0 : 1);
     }
-    usleep(200000);
+    for (int i = 0; i < 30000 && !is_lease_breaking(st.st_ino); i++)
+        usleep(1000);
 }
 
 static void a_writer_that_opens_it_at_the_last_moment_loses_nothing(void **state)
@@ -544,6 +561,36 @@ static void rejected_rows_are_kept_only_with_their_load(void **state)
     assert_string_equal(content(f.quarantine, "sales/a/x.csv.rejected.csv"), "(none)");
 }
 
+static void rejected_rows_of_a_load_that_a_kill_cut_off_are_found(void **state)
+{
+    (void)state;
+    struct reject_sink sink;
+    struct rejects *r = open_rejects(&sink);
+    assert_int_equal(rejects_sync(r, &f.err), ERR_NONE);
+    assert_int_equal(count(f.quarantine), -1); /* none, no file */
+    assert_int_equal(rejects_adopt(f.quarantine, "sales", "a/x.csv", &f.err), ERR_NONE);
+    assert_true(put_row(&sink, 7));
+    assert_int_equal(rejects_sync(r, &f.err), ERR_NONE);
+    /* What is on disk now is all that a kill leaves. */
+    const char *rows = "line,offset,reason\n7,70,\"too many fields: 5, expected 3\",plain,\"q\"\"u,o\nte\",\"\",,\" "
+                       "space\"\n";
+    assert_string_equal(content(f.quarantine, "sales/a/x.csv.rejected.csv.part"), rows);
+    for (int i = 0; i < 2; i++) { /* the second time it has its name already */
+        assert_int_equal(rejects_adopt(f.quarantine, "sales", "a/x.csv", &f.err), ERR_NONE);
+        assert_string_equal(content(f.quarantine, "sales/a/x.csv.rejected.csv"), rows);
+        assert_string_equal(content(f.quarantine, "sales/a/x.csv.rejected.csv.part"), "(none)");
+    }
+    rejects_drop(r);
+    r = open_rejects(&sink);
+    write_room = 0;
+    assert_true(put_row(&sink, 1));
+    assert_int_equal(rejects_sync(r, &f.err), ERR_SYSTEM);
+    write_room = SIZE_MAX;
+    assert_int_equal(rejects_sync(r, &f.err), ERR_SYSTEM); /* that it failed is not forgotten */
+    rejects_drop(r);
+    assert_string_equal(content(f.quarantine, "sales/a/x.csv.rejected.csv"), rows);
+}
+
 static void rejected_rows_that_cannot_be_kept_are_an_error(void **state)
 {
     (void)state;
@@ -590,6 +637,7 @@ int main(void)
         TEST(no_name_leaves_the_quarantine_or_meets_another),
         TEST(a_reason_that_cannot_be_written_leaves_no_half_one),
         TEST(rejected_rows_are_kept_only_with_their_load),
+        TEST(rejected_rows_of_a_load_that_a_kill_cut_off_are_found),
         TEST(rejected_rows_that_cannot_be_kept_are_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

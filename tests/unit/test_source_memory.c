@@ -30,14 +30,13 @@ static void any_allocation_may_fail(void **state)
                 f->src = NULL;
                 continue;
             }
-            RUN_UNTIL(f, 3000, told(f, FOUND_SCANNED, "a/1.csv") && told(f, FOUND_SCANNED, "2.csv"));
+            RUN_UNTIL(f, told(f, FOUND_SCANNED, "a/1.csv") && told(f, FOUND_SCANNED, "2.csv"));
             folder(f, "b");
             put(f, "b/3.csv", "x");
-            RUN_UNTIL(f, 3000, told(f, FOUND_SCANNED, "b/3.csv") || told(f, FOUND_CLOSED, "b/3.csv"));
+            RUN_UNTIL(f, told(f, FOUND_SCANNED, "b/3.csv") || told(f, FOUND_CLOSED, "b/3.csv"));
             rename(at(f, "b"), at(f, "c"));
-            RUN_UNTIL(f, 3000,
-                      told(f, FOUND_SCANNED, "c/3.csv") || told(f, FOUND_FOLDER_RENAMED, "c") ||
-                          mode == DIRECTORY_POLL);
+            RUN_UNTIL(f, told(f, FOUND_SCANNED, "c/3.csv") || told(f, FOUND_FOLDER_RENAMED, "c") ||
+                             mode == DIRECTORY_POLL);
             unlink(at(f, "c/3.csv"));
             rmdir(at(f, "c"));
             stop(f);

@@ -71,9 +71,9 @@ static void polling_finds_what_comes(void **state)
     assert_int_equal(health(f).folders, 0);
     folder(f, "a");
     put(f, "a/f.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "a/f.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "a/f.csv"));
     unsigned scans = f->scans;
-    RUN_UNTIL(f, 2000, f->scans > scans + 1); /* and goes on */
+    RUN_UNTIL(f, f->scans > scans + 1); /* and goes on */
 }
 
 static void without_inotify_the_root_is_polled_and_says_why(void **state)
@@ -84,7 +84,7 @@ static void without_inotify_the_root_is_polled_and_says_why(void **state)
     assert_string_equal(health(f).mode, "poll");
     assert_non_null(strstr(health(f).reason, "max_user_instances"));
     put(f, "f.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "f.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "f.csv"));
 }
 
 static void beyond_the_limit_of_watches_nothing_is_lost(void **state)
@@ -100,13 +100,12 @@ static void beyond_the_limit_of_watches_nothing_is_lost(void **state)
     put(f, "a/1.csv", "x");
     put(f, "b/1.csv", "x");
     put(f, "c/1.csv", "x");
-    RUN_UNTIL(f, 2000,
-              told(f, FOUND_SCANNED, "a/1.csv") && told(f, FOUND_SCANNED, "b/1.csv") &&
-                  told(f, FOUND_SCANNED, "c/1.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "a/1.csv") && told(f, FOUND_SCANNED, "b/1.csv") &&
+                     told(f, FOUND_SCANNED, "c/1.csv"));
     watches_left = -1; /* raised: back to events by itself */
-    RUN_UNTIL(f, 2000, strcmp(health(f).mode, "events") == 0);
+    RUN_UNTIL(f, strcmp(health(f).mode, "events") == 0);
     put(f, "c/2.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "c/2.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "c/2.csv"));
 }
 
 static void the_limit_met_by_a_new_folder_makes_it_poll(void **state)
@@ -116,9 +115,9 @@ static void the_limit_met_by_a_new_folder_makes_it_poll(void **state)
     assert_string_equal(health(f).mode, "events");
     watches_left = 0;
     folder(f, "late");
-    RUN_UNTIL(f, 2000, strcmp(health(f).mode, "poll") == 0);
+    RUN_UNTIL(f, strcmp(health(f).mode, "poll") == 0);
     put(f, "late/1.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "late/1.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "late/1.csv"));
 }
 
 static void network_file_systems_are_polled(void **state)
@@ -129,7 +128,7 @@ static void network_file_systems_are_polled(void **state)
     assert_string_equal(health(f).mode, "poll");
     assert_non_null(strstr(health(f).reason, "nfs"));
     put(f, "f.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "f.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "f.csv"));
     stop(f);
     f->options.mode = DIRECTORY_EVENTS; /* asked for: done */
     f->scans = 0;
@@ -147,12 +146,12 @@ static void where_events_do_not_come_the_root_is_polled_from_then_on(void **stat
     run_for(f, 100);
     assert_null(told(f, FOUND_SCANNED, "a/f.csv"));
     source_directory.scan(f->src); /* the hourly one */
-    RUN_UNTIL(f, 2000, f->scans == 2);
+    RUN_UNTIL(f, f->scans == 2);
     assert_non_null(told(f, FOUND_SCANNED, "a/f.csv"));
-    RUN_UNTIL(f, 3000, strcmp(health(f).mode, "poll") == 0);
+    RUN_UNTIL(f, strcmp(health(f).mode, "poll") == 0);
     assert_non_null(strstr(health(f).reason, "no event told it"));
     put(f, "a/g.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "a/g.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "a/g.csv"));
 }
 
 static void where_events_come_rescans_change_nothing(void **state)
@@ -166,7 +165,7 @@ static void where_events_come_rescans_change_nothing(void **state)
         put(f, path, "x");
         unsigned scans = f->scans;
         source_directory.scan(f->src);
-        RUN_UNTIL(f, 2000, f->scans > scans);
+        RUN_UNTIL(f, f->scans > scans);
     }
     run_for(f, 1200);
     assert_string_equal(health(f).mode, "events");
@@ -180,26 +179,26 @@ static void fs_event_finds_files_folders_and_departures(void **state)
     put(f, "a/1.csv", "x");
     start_and_scan(f);
     assert_non_null(told(f, FOUND_SCANNED, "a/1.csv"));
-    RUN_UNTIL(f, 2000, f->scans >= 2); /* read again once it was watched */
+    RUN_UNTIL(f, f->scans >= 2); /* read again once it was watched */
     assert_string_equal(health(f).mode, "fs_event");
     assert_string_equal(health(f).evidence, "age");
     assert_int_equal(health(f).folders, 2);
     put(f, "a/2.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "a/2.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "a/2.csv"));
     folder(f, "n");
     folder(f, "n/m");
     put(f, "n/m/3.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "n/m/3.csv"));
-    RUN_UNTIL(f, 2000, health(f).folders == 4);
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "n/m/3.csv"));
+    RUN_UNTIL(f, health(f).folders == 4);
     put(f, "n/m/4.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "n/m/4.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "n/m/4.csv"));
     unlink(at(f, "a/2.csv"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_GONE, "a/2.csv"));
+    RUN_UNTIL(f, told(f, FOUND_GONE, "a/2.csv"));
     rename(at(f, "n"), at(f, "o"));
-    RUN_UNTIL(f, 2000, told(f, FOUND_FOLDER_GONE, "n") && told(f, FOUND_SCANNED, "o/m/3.csv"));
-    RUN_UNTIL(f, 2000, health(f).folders == 4);
+    RUN_UNTIL(f, told(f, FOUND_FOLDER_GONE, "n") && told(f, FOUND_SCANNED, "o/m/3.csv"));
+    RUN_UNTIL(f, health(f).folders == 4);
     put(f, "o/m/5.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "o/m/5.csv"));
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "o/m/5.csv"));
     folder(f, "last"); /* the teardown closes in the middle */
 }
 
@@ -208,7 +207,7 @@ static void a_root_that_is_missing_is_waited_for(void **state)
     struct fixture *f = *state;
     rmdir(f->root);
     start(f);
-    RUN_UNTIL(f, 2000, f->scans > 0);
+    RUN_UNTIL(f, f->scans > 0);
     assert_false(f->result.is_complete);
     assert_false(health(f).is_reachable);
     assert_false(health(f).is_ready);
@@ -216,11 +215,11 @@ static void a_root_that_is_missing_is_waited_for(void **state)
     assert_string_equal(source_directory.root_identity(f->src), "");
     mkdir(f->root, 0755);
     put(f, "f.csv", "x");
-    RUN_UNTIL(f, 2000, health(f).is_ready);
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "f.csv"));
+    RUN_UNTIL(f, health(f).is_ready);
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "f.csv"));
     assert_string_equal(health(f).problem, "");
     put(f, "g.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "g.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "g.csv"));
 }
 
 static void a_root_that_is_replaced_is_another_one(void **state)
@@ -234,11 +233,11 @@ static void a_root_that_is_replaced_is_another_one(void **state)
     int fd = source_directory.root_fd(f->src);
     snprintf(away, sizeof away, "%s/away", f->base);
     rename(f->root, away);
-    RUN_UNTIL(f, 2000, !health(f).is_reachable);
+    RUN_UNTIL(f, !health(f).is_reachable);
     mkdir(f->root, 0755);
     put(f, "new.csv", "x");
-    RUN_UNTIL(f, 2000, health(f).is_reachable);
-    RUN_UNTIL(f, 2000, told(f, FOUND_SCANNED, "new.csv"));
+    RUN_UNTIL(f, health(f).is_reachable);
+    RUN_UNTIL(f, told(f, FOUND_SCANNED, "new.csv"));
     assert_false(f->result.is_complete); /* so nothing counts as deleted */
     assert_non_null(strstr(health(f).problem, "another one than before"));
     assert_int_equal(source_directory.root_fd(f->src), fd);
@@ -246,11 +245,11 @@ static void a_root_that_is_replaced_is_another_one(void **state)
     assert_string_not_equal(source_directory.root_identity(f->src), identity);
     assert_int_equal(told_times(f, FOUND_GONE, "f.csv"), 0);
     put(f, "more.csv", "x");
-    RUN_UNTIL(f, 2000, told(f, FOUND_CLOSED, "more.csv"));
+    RUN_UNTIL(f, told(f, FOUND_CLOSED, "more.csv"));
     source_directory.expect_root(f->src, source_directory.root_identity(f->src));
     unsigned scans = f->scans;
     source_directory.scan(f->src);
-    RUN_UNTIL(f, 2000, f->scans > scans);
+    RUN_UNTIL(f, f->scans > scans);
     assert_true(f->result.is_complete);
 }
 
@@ -278,7 +277,7 @@ static void a_probe_tells_gone_only_from_a_root_it_knows(void **state)
     struct probe probes[] = {{.path = "a/1.csv"}, {.path = "a/2.csv"}, {.path = "b/c/3.csv"}, {.path = "a"}};
     assert_int_equal(source_directory.probe(f->src, probes, 4, on_probed, &a, &err), ERR_NONE);
     assert_int_equal(a.calls, 0);
-    RUN_UNTIL(f, 2000, a.calls == 1);
+    RUN_UNTIL(f, a.calls == 1);
     assert_int_equal(probes[0].answer, PROBE_PRESENT);
     assert_int_equal(probes[0].id.size, 3);
     assert_int_equal(probes[1].answer, PROBE_GONE);
@@ -286,7 +285,7 @@ static void a_probe_tells_gone_only_from_a_root_it_knows(void **state)
     assert_int_equal(probes[3].answer, PROBE_GONE);
     source_directory.expect_root(f->src, "0:1");
     source_directory.probe(f->src, probes, 4, on_probed, &a, &err);
-    RUN_UNTIL(f, 2000, a.calls == 2);
+    RUN_UNTIL(f, a.calls == 2);
     assert_int_equal(probes[1].answer, PROBE_UNKNOWN);
     source_directory.expect_root(f->src, "");
     char away[PATH_MAX];
@@ -331,7 +330,7 @@ static void as_nobody(struct fixture *f, void (*body)(struct fixture *f))
 
 static void turn_until_scan(struct fixture *f, unsigned scans)
 {
-    for (int i = 0; i < 2000 && f->scans < scans; i++) {
+    for (int i = 0; i < PATIENCE_MS && f->scans < scans; i++) {
         uv_run(&f->loop, UV_RUN_NOWAIT);
         usleep(1000);
     }
@@ -356,7 +355,7 @@ static void read_unreadable(struct fixture *f)
     NEED(probes[1].answer == PROBE_PRESENT);
     NEED(probes[2].answer == PROBE_GONE);
     NEED(chmod(at(f, "mine"), 0755) == 0); /* ours: was shut too */
-    for (int i = 0; i < 2000 && told(f, FOUND_SCANNED, "mine/2.csv") == NULL; i++) {
+    for (int i = 0; i < PATIENCE_MS && told(f, FOUND_SCANNED, "mine/2.csv") == NULL; i++) {
         uv_run(&f->loop, UV_RUN_NOWAIT);
         usleep(1000);
     }

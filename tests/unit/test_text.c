@@ -265,7 +265,7 @@ static void no_glob_takes_long(void **state)
     strcat(glob, "c");
     assert_false(glob_match(glob, path));
     clock_gettime(CLOCK_MONOTONIC, &end);
-    assert_true(end.tv_sec - start.tv_sec < 5);
+    assert_true(end.tv_sec - start.tv_sec < 60); /* or for ever */
     char longest[1100];
     memset(longest, '*', sizeof longest - 1);
     longest[sizeof longest - 1] = '\0';
