@@ -3,7 +3,9 @@ import json
 import time
 
 import page
+from azure import AzureStore
 from control import Control, Faults, RequestLog, perform
+from gcs import GcsStore
 from plumbing import Answer, Server, json_answer
 from project import Project
 from s3 import S3Store
@@ -13,12 +15,8 @@ from storage_api import StorageApi
 class Emulator:
     def __init__(self, host, port, token, settings, tls=None, folder=None, stores=None):
         self.project = Project(token, settings, folder)
-        self.s3 = S3Store(self.project)
-        self.project.stores = {"aws": self.s3}
-        for name, make in (stores or {}).items():
-            self.project.stores[name] = make(self.project)
-        if self.project.settings["provider"] not in self.project.stores:
-            raise ValueError("no such provider: %r" % self.project.settings["provider"])
+        makers = {"aws": S3Store, "azure": AzureStore, "gcp": GcsStore, **(stores or {})}
+        self.project.stores = {name: make(self.project) for name, make in makers.items()}
         self.project.change_settings({})
         self.api = StorageApi(self.project)
         self.faults = Faults()

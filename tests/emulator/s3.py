@@ -147,8 +147,6 @@ class S3Store(Store):
     def prepare(self, file):
         file.container = BUCKET
         file.key = self.object_key(file)
-        if file.is_sliced:
-            file.key += "."
 
     def _issue(self, file, kind, lifetime):
         credentials = S3Credentials(file, kind, lifetime)
