@@ -2,6 +2,7 @@
 #ifndef CHUTE_JOB_INTERNAL_H
 #define CHUTE_JOB_INTERNAL_H
 
+#include "rate.h"
 #include "arena.h"
 #include "buf.h"
 #include "clock.h"
@@ -238,6 +239,8 @@ struct engine {
     uint64_t retries[RETRY_CLASSES];
     uint64_t overflows;
     uint64_t totals[FILE_STATES];
+    struct lag *lag;
+    struct rate upload_rate; /* limits.upload_rate; one for all destinations of all worlds */
     int64_t started_ms;
     uint64_t random;
     char state_dir[1024];

@@ -514,3 +514,17 @@ void http_cancel(struct http_transfer *t)
     t->is_cancelled = true;
     http_todo(t);
 }
+
+void http_libraries(char *ret, size_t size)
+{
+    const struct curl_lib *lib;
+    struct err err = {0};
+    if (curl_lib_load(&lib, &err) != ERR_NONE) {
+        snprintf(ret, size, "libcurl can't be used: %s", err.text);
+        return;
+    }
+    const curl_version_info_data *info = lib->version_info(CURLVERSION_NOW);
+    bool has_h2 = (info->features & CURL_VERSION_HTTP2) != 0 && info->age >= CURLVERSION_SEVENTH;
+    snprintf(ret, size, "libcurl %s (%s%s%s)", info->version, info->ssl_version, has_h2 ? ", nghttp2/" : "",
+             has_h2 ? info->nghttp2_version : "");
+}
