@@ -1240,6 +1240,7 @@ GOOD = {
     "one column with an empty row": (dict(data="a\n1\n\n2\n"), ["a"], [["1"], [""], ["2"]]),
     "gzip": (dict(data=gzip.compress("a\nč\n".encode()), file="f.csv.gz"), ["a"], [["č"]]),
     "gzip of two members": (dict(data=gzip.compress(b"a\n1\n") + gzip.compress(b"2\n"), file="f.csv.gz"), ["a"], [["1"], ["2"]]),
+    "create takes no columns": (dict(data="a,b\n1,2\n", columns=["x", "y"], withoutHeaders=1), ["a", "b"], [["1", "2"]]),
     "key": (dict(data="a,b\n1,x\n2,y\n1,z\n", primaryKey="a"), ["a", "b"], [["1", "z"], ["2", "y"]]),
 }
 
