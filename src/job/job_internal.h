@@ -95,6 +95,7 @@ struct intake {
     unsigned looking;       /* new names that may be old files, being looked at */
     bool is_scanned;        /* the first scan has finished, and all it found is in the ledger */
     bool scan_over;         /* on_scan_done came */
+    uint64_t scan_over_ms;  /* when; what it found and is old enough is due by then */
     char problem[512];      /* of the source, as it was last logged */
     bool is_missing;        /* said to be unreachable */
 };
