@@ -112,7 +112,6 @@ out:
         return;
     p->text_pos += start;
     p->line += lines;
-    p->line_chars = 0;
     p->after_cr = false;
 }
 
