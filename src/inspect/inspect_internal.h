@@ -35,10 +35,9 @@ struct inspect_knobs {
     size_t block;       /* bytes per read and per block of text */
     size_t batch_bytes; /* cell data per batch */
     int threads;        /* 0 never, 1 always, -1 by size */
-    int count;          /* enum count_how */
 };
-enum count_how { COUNT_BEST, COUNT_BY_SSE2, COUNT_BY_WORDS }; /* what count.c may use of this machine */
 extern struct inspect_knobs inspect_knobs;
+extern enum count_how { COUNT_BEST, COUNT_BY_SSE2, COUNT_BY_WORDS } count_how; /* what count.c may use; for tests */
 
 /* ---- decode.c */
 struct decoder; /* gzip or zstd */
