@@ -7,20 +7,24 @@ FROM debian:bookworm-slim AS build
 RUN find /lib/ /usr/lib/ -name '*.so*' -printf '%f\n' | sort -u > /base-libraries
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     gcc libc6-dev meson ninja-build pkg-config libuv1-dev libcsv-dev libsqlite3-dev libyaml-dev libjson-c-dev \
-    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev > /dev/null
+    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev libcurl4-openssl-dev ca-certificates > /dev/null
 COPY . /src
 WORKDIR /src
 RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \
     && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet --tags runtime
-# The shared libraries it needs beyond the base, each with its licence.
-RUN set -e; ldd /out/usr/bin/chute > /needed; \
-    awk '$2 == "=>" { print $3 }' /needed | while read -r library; do \
+# The shared libraries it needs beyond the base, each with its licence; libcurl and libcrypto are loaded by name when a
+# configuration uses the network.
+RUN set -e; lib=/usr/lib/$(gcc -print-multiarch); \
+    ldd /out/usr/bin/chute "$lib/libcurl.so.4" "$lib/libcrypto.so.3" > /needed; \
+    { awk '$2 == "=>" { print $3 }' /needed; echo "$lib/libcurl.so.4"; echo "$lib/libcrypto.so.3"; } | sort -u | while read -r library; do \
         ! grep -qxF "$(basename "$library")" /base-libraries || continue; \
         install -D -m 644 -s "$(readlink -f "$library")" "/out/usr/lib/chute/$(basename "$library")"; \
         package=$(dpkg -S "$(readlink -f "$library")" | cut -d: -f1 | head -n 1); \
         install -D -m 644 "/usr/share/doc/$package/copyright" "/out/usr/share/doc/$package/copyright"; \
     done; \
     install -D -m 644 LICENSE /out/usr/share/doc/chute/copyright; \
+    install -D -m 644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt; \
+    install -D -m 644 /usr/share/doc/ca-certificates/copyright /out/usr/share/doc/ca-certificates/copyright; \
     install -D -m 644 deploy/chute.yaml /out/etc/chute/chute.yaml; \
     install -d -o 10001 -g 10001 -m 700 /out/var/lib/chute; \
     install -d /out/srv/inbox /out/etc/ld.so.conf.d; echo /usr/lib/chute > /out/etc/ld.so.conf.d/chute.conf
