@@ -820,7 +820,7 @@ static void every_call_of_libcurl_may_fail(void **state)
     lib->multi_socket_action = faulty_multi_socket_action;
     lib->url = faulty_url;
     lib->url_set = faulty_url_set;
-    lib->url_get = (typeof(lib->url_get))(void (*)(void))faulty_url_get; /* newer ones take a const */
+    lib->url_get = (__typeof__(lib->url_get))(void (*)(void))faulty_url_get; /* newer ones take a const */
     lib->easy_setopt = faulty_easy_setopt;
     bool was_hit = true;
     for (long nth = 1; was_hit; nth++) {
