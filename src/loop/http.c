@@ -22,14 +22,6 @@
 #define STALL_TIMEOUT_MS 120000
 #define MAX_CONNECTIONS 8
 
-/* One of curl's sockets under watch; h->handles counts it. */
-struct watched {
-    uv_poll_t poll;
-    struct http *http;
-    curl_socket_t fd;
-    int events;
-};
-
 /* ---- later ----------------------------------------------------------------------------------------------------- */
 
 static void on_kick(uv_idle_t *idle);
@@ -67,6 +59,21 @@ enum err_code http_fail_later(struct http_transfer *t, enum err_code code, bool 
     return code;
 }
 
+/* From now on T is the one that W works for (NULL: none). */
+static void use_socket(struct http_transfer *t, struct watched *w)
+{
+    if (t->socket == w)
+        return;
+    if (t->socket != NULL)
+        t->socket->user = NULL;
+    t->socket = w;
+    if (w == NULL)
+        return;
+    if (w->user != NULL)
+        w->user->socket = NULL;
+    w->user = t;
+}
+
 static void end(struct http_transfer *t, CURLcode result)
 {
     struct http *h = t->http;
@@ -74,6 +81,7 @@ static void end(struct http_transfer *t, CURLcode result)
     DL_DELETE(h->transfers, t);
     if (t->is_todo)
         DL_DELETE2(h->todo, t, todo_prev, todo_next);
+    use_socket(t, NULL);
     if (t->is_added) {
         h->curl->multi_remove_handle(h->multi, t->easy);
         t->is_added = false;
@@ -121,6 +129,8 @@ static void on_socket(uv_poll_t *poll, int status, int events)
     int bits = 0;
     if ((events & UV_READABLE) != 0)
         bits |= CURL_CSELECT_IN;
+    if (w->user != NULL && events != 0) /* curl tells us of headers by the line, which may take long */
+        http_transfer_note_activity(w->user);
     if ((events & UV_WRITABLE) != 0)
         bits |= CURL_CSELECT_OUT;
     if (status < 0) {
@@ -168,19 +178,19 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
     struct http_transfer *t = NULL;
     h->curl->easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&t); /* NULL: one of curl's own */
     if (what == CURL_POLL_REMOVE) {
-        if (t != NULL)
-            t->fd = CURL_SOCKET_BAD;
         if (w != NULL) {
+            if (w->user != NULL)
+                use_socket(w->user, NULL);
             h->curl->multi_assign(h->multi, fd, NULL);
             uv_close((uv_handle_t *)&w->poll, on_socket_closed);
         }
         return 0;
     }
-    if (t != NULL)
-        t->fd = fd;
     if (w == NULL)
         w = watch_socket(h, fd);
     if (w != NULL) {
+        if (t != NULL)
+            use_socket(t, w);
         w->events = ((what & CURL_POLL_IN) != 0 ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) != 0 ? UV_WRITABLE : 0);
         if (uv_poll_start(&w->poll, w->events, on_socket) == 0)
             return 0;

@@ -31,35 +31,51 @@ static const char *words_of(struct http_transfer *t, CURLcode result, char *ret,
     case CURLE_HTTP2_STREAM:
     case CURLE_PROXY:
         break;
-    default: /* others may quote what was given to curl: a proxy with its password, a header */
+    default: /* others may quote what was given to curl */
         words = "";
     }
+    if (strstr(words, "://") != NULL ||
+        strchr(words, '@') != NULL) /* a proxy from the environment, with its password */
+        words = "";
     return text_printable(words[0] != '\0' ? words : t->http->curl->easy_strerror(result), ret, size);
 }
 
-static bool proxy_wants_credentials(struct http_transfer *t)
+/* What no retry helps against. */
+static bool is_proxys_fault(struct http_transfer *t)
 {
     long status = 0;
     t->http->curl->easy_getinfo(t->easy, CURLINFO_HTTP_CONNECTCODE, &status);
-    return status == 407;
+    if (status == 407)
+        err_set(&t->err, ERR_CONFIG, false, "%s: the proxy wants other credentials (407)", t->host);
+    else if (strncmp(t->words, "Unsupported proxy", 17) == 0) /* the one in our options has been checked before */
+        err_set(&t->err, ERR_CONFIG, false,
+                "%s: the proxy in the environment is none: look at http_proxy, https_proxy "
+                "and all_proxy",
+                t->host);
+    return t->err.code != ERR_NONE;
 }
 
 void http_error_of(struct http_transfer *t, CURLcode result)
 {
     char words[sizeof t->words * 2];
-    if (t->err.code != ERR_NONE || result == CURLE_OK)
+    if (t->err.code != ERR_NONE)
         return;
-    if (proxy_wants_credentials(t)) {
-        err_set(&t->err, ERR_CONFIG, false, "%s: the proxy wants other credentials (407)", t->host);
+    if (result == CURLE_OK) { /* curl says so also when the connection ends in the middle of a header */
+        if (!t->has_headers)
+            err_set(&t->err, ERR_REMOTE, true, "%s: the connection ended in the middle of the answer", t->host);
         return;
     }
+    if (is_proxys_fault(t))
+        return;
     words_of(t, result, words, sizeof words);
     switch (result) {
     case CURLE_OUT_OF_MEMORY:
         err_set(&t->err, ERR_SYSTEM, true, "%s: out of memory", t->host);
         break;
+    case CURLE_UNSUPPORTED_PROTOCOL: /* not of the URL, which has been checked */
+        err_set(&t->err, ERR_REMOTE, true, "%s: what answers there is no HTTP", t->host);
+        break;
     case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
         err_set(&t->err, ERR_CONFIG, false, "%s: this URL can't be asked: %s", t->host, words);
         break;
     case CURLE_SSL_CACERT_BADFILE:

@@ -35,6 +35,15 @@ struct http {
     struct rate *upload_rate, *download_rate;
 };
 
+/* One of curl's sockets under watch; h->handles counts it. */
+struct watched {
+    uv_poll_t poll;
+    struct http *http;
+    struct http_transfer *user; /* for whom curl asked last; with HTTP/2 there may be others. NULL: it has ended */
+    curl_socket_t fd;
+    int events;
+};
+
 /* Why one direction of a transfer is paused. */
 enum http_wait { WAIT_NONE, WAIT_CALLER, WAIT_RATE };
 
@@ -71,7 +80,7 @@ struct http_transfer {
     struct rate_turn send_turn, recv_turn;
     uint64_t active_ms;          /* last byte in or out (loop time) */
     uint64_t seen_up, seen_down; /* by curl's progress callback */
-    curl_socket_t fd;            /* as far as we know */
+    struct watched *socket;      /* that curl uses for it, as far as it told us; NULL: none */
     int unsent;                  /* bytes in the kernel's queue when we looked last */
 };
 
@@ -90,6 +99,8 @@ void http_transfer_free(struct http_transfer *t);
 void http_transfer_end(struct http_transfer *t, CURLcode result);
 /* What has been waiting and need not any more goes on. Returns what curl says. */
 CURLcode http_transfer_resume(struct http_transfer *t);
+/* A byte came or went, or nothing is owed to us. */
+void http_transfer_note_activity(struct http_transfer *t);
 /* Has no byte moved for too long? Otherwise when to look again, in ms. */
 bool http_transfer_is_stalled(struct http_transfer *t, uint64_t now_ms, uint64_t *ret_again_ms);
 

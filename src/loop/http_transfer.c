@@ -39,7 +39,7 @@ static void on_recv_turn(struct rate_turn *turn)
     http_todo(of_recv_turn(turn));
 }
 
-static void note_activity(struct http_transfer *t)
+void http_transfer_note_activity(struct http_transfer *t)
 {
     t->active_ms = uv_now(t->http->loop);
 }
@@ -81,7 +81,7 @@ static void note_received(struct http_transfer *t)
     long sent_bytes = 0; /* of request lines and headers */
     if (t->sent_times == 0)
         return;
-    if (t->has_body)
+    if (t->r.stream_size != 0)
         t->maybe_received |= t->is_taken;
     else if (t->http->curl->easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &sent_bytes) == CURLE_OK)
         t->maybe_received |= sent_bytes > 0;
@@ -106,7 +106,7 @@ static int on_send(void *arg, char *remote_ip, char *local_ip, int remote_port, 
     if (!restart_body(t)) /* curl has done that already if it knows that it sent something */
         return CURL_PREREQFUNC_ABORT;
     t->sent_times++;
-    note_activity(t);
+    http_transfer_note_activity(t);
     return CURL_PREREQFUNC_OK;
 }
 
@@ -166,15 +166,13 @@ static size_t on_read(char *buf, size_t size, size_t count, void *arg)
     size_t room = size * count;
     if (is_over(t))
         return CURL_READFUNC_ABORT;
-    note_activity(t);
+    http_transfer_note_activity(t);
     if (t->is_taken)
         return 0;
     if (t->r.stream_size >= 0 && (uint64_t)t->r.stream_size - t->taken < room)
         room = (size_t)((uint64_t)t->r.stream_size - t->taken);
-    if (room == 0) { /* an empty body */
-        t->is_taken = true;
+    if (room == 0) /* an empty body */
         return 0;
-    }
     size_t allowed = rate != NULL ? rate_take(rate, &t->send_turn, room, uv_hrtime()) : room;
     if (allowed == 0) {
         t->send_wait = WAIT_RATE;
@@ -239,7 +237,7 @@ static size_t on_header(char *line, size_t size, size_t count, void *arg)
     size *= count;
     if (is_over(t))
         return 0;
-    note_activity(t);
+    http_transfer_note_activity(t);
     if (size >= 5 && memcmp(line, "HTTP/", 5) == 0)
         begin_answer(t, line, size);
     else if (size > 0 && (line[0] == '\r' || line[0] == '\n'))
@@ -303,7 +301,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
     size *= count;
     if (is_over(t))
         return 0;
-    note_activity(t);
+    http_transfer_note_activity(t);
     if (size == 0)
         return 0;
     if (rate != NULL && !rate_pass(rate, &t->recv_turn, size, uv_hrtime())) {
@@ -333,7 +331,7 @@ static int on_progress(void *arg, curl_off_t down_total, curl_off_t down, curl_o
     struct http_transfer *t = arg;
     (void)down_total, (void)up_total;
     if ((uint64_t)up != t->seen_up || (uint64_t)down != t->seen_down)
-        note_activity(t);
+        http_transfer_note_activity(t);
     t->seen_up = (uint64_t)up;
     t->seen_down = (uint64_t)down;
     return 0;
@@ -347,13 +345,13 @@ bool http_transfer_is_stalled(struct http_transfer *t, uint64_t now_ms, uint64_t
     if (is_over(t))
         return false;
     if (t->sent_times == 0 || t->send_wait != WAIT_NONE || t->recv_wait != WAIT_NONE) {
-        note_activity(t); /* nothing is owed to us yet: the connection has a timeout of its own */
+        http_transfer_note_activity(t); /* nothing is owed to us yet: the connection has a timeout of its own */
         return false;
     }
     /* The kernel may hold megabytes that a slow line takes minutes to carry away while curl has nothing to do. */
-    if (t->fd != CURL_SOCKET_BAD && ioctl(t->fd, SIOCOUTQ, &unsent) == 0 && unsent != t->unsent) {
+    if (t->socket != NULL && ioctl(t->socket->fd, SIOCOUTQ, &unsent) == 0 && unsent != t->unsent) {
         t->unsent = unsent;
-        note_activity(t);
+        http_transfer_note_activity(t);
         return false;
     }
     if (quiet_ms >= limit_ms)
@@ -377,7 +375,7 @@ CURLcode http_transfer_resume(struct http_transfer *t)
     t->is_resumed = false;
     if (!goes_on)
         return CURLE_OK;
-    note_activity(t);
+    http_transfer_note_activity(t);
     int still = (t->send_wait != WAIT_NONE ? CURLPAUSE_SEND : 0) | (t->recv_wait != WAIT_NONE ? CURLPAUSE_RECV : 0);
     CURLcode result = t->http->curl->easy_pause(t->easy, still); /* may call on_data() */
     /* No connection just now, because curl is about to send it all again: nothing was paused. */
@@ -567,7 +565,6 @@ enum err_code http_transfer_new(struct http *h, const struct http_request *r, st
         return err_nomem(err);
     t->http = h;
     t->r = *r;
-    t->fd = CURL_SOCKET_BAD;
     t->send_turn.on_turn = on_send_turn;
     t->recv_turn.on_turn = on_recv_turn;
     buf_init(&t->answer_headers);
@@ -612,7 +609,7 @@ void http_transfer_end(struct http_transfer *t, CURLcode result)
     http_error_of(t, result);
     describe(t, &answer);
     t->http->curl->easy_getinfo(t->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
-    answer.sent_bytes = (uint64_t)sent;
+    answer.sent_bytes = (uint64_t)sent < t->taken ? (uint64_t)sent : t->taken; /* curl counts the sizes of chunks */
     answer.maybe_received = t->maybe_received || t->err.code == ERR_NONE;
     t->r.done(t->r.arg, &answer);
     http_transfer_free(t);
