@@ -436,6 +436,9 @@ static enum err_code open_multi(struct http *h, unsigned max_connections, struct
         long value;
     } numbers[] = {
         {CURLMOPT_MAX_HOST_CONNECTIONS, to_one_host},
+        /* One request at a time also on a connection that speaks HTTP/2: of several, libcurl 7.88 now and then forgets
+         * one for good when another is cancelled or paused. Large bodies are faster on connections of their own. */
+        {CURLMOPT_PIPELINING, CURLPIPE_NOTHING},
         {CURLMOPT_MAXCONNECTS, to_one_host * 2}, /* idle ones: a service often has a second host, for its files */
     };
     bool failed = h->curl->multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) != CURLM_OK ||
