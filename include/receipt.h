@@ -20,6 +20,7 @@ struct receipt {
     uint64_t rejected;
     int64_t dest_rows; /* rows the table holds afterwards by the destination's own count; -1: not asked */
     char dest_id[64];  /* the destination's own name for the load (job id), "" if it has none */
+    char warnings[200]; /* what the destination said besides, "" */
     char dialect[64];  /* what was chosen: "comma, utf-8, gzip" */
     bool is_duplicate; /* nothing was written: the destination already holds this version */
     bool

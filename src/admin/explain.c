@@ -173,7 +173,7 @@ static void add_row(struct buf *ret, const struct explain *x, const struct ledge
         }
         break;
     case STATE_LOADED:
-        buf_printf(ret, ": it is in %s, table %s%s.", row->dest, row->table,
+        buf_printf(ret, ": it is in %s, table %s%s%s%s.", row->dest, row->table, reason[0] != '\0' ? "; " : "", reason,
                    row->finish_pending ? "; what is to happen to the file afterwards is still under way" : "");
         break;
     case STATE_SKIPPED:

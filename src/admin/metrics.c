@@ -130,6 +130,24 @@ static void add_sources(struct buf *b, const struct engine_status *e)
         sample(b, "chute_held_deletes", "source", e->sources[i].name, (double)e->sources[i].pending_deletes);
 }
 
+/* A turn that takes long makes everything else wait: timers, sockets, other loads. */
+static void add_lag(struct buf *b, const struct engine_status *e)
+{
+    uint64_t sum = 0;
+    head(b, "chute_loop_lag_seconds", "histogram", "How long one turn of the loop kept everything else waiting.");
+    for (int i = 0; i < LAG_BOUNDS; i++) {
+        sum += e->lag.turns[i];
+        buf_printf(b, "chute_loop_lag_seconds_bucket{le=\"%.10g\"} %llu\n", (double)lag_bounds_ms[i] / 1000,
+                   (unsigned long long)sum);
+    }
+    sum += e->lag.turns[LAG_BOUNDS];
+    buf_printf(b, "chute_loop_lag_seconds_bucket{le=\"+Inf\"} %llu\n", (unsigned long long)sum);
+    buf_printf(b, "chute_loop_lag_seconds_sum %.9f\nchute_loop_lag_seconds_count %llu\n", (double)e->lag.sum_ns / 1e9,
+               (unsigned long long)sum);
+    head(b, "chute_loop_lag_max_seconds", "gauge", "The longest turn of the loop since the start.");
+    buf_printf(b, "chute_loop_lag_max_seconds %.6f\n", (double)e->lag.max_ns / 1e9);
+}
+
 void metrics_text(const struct report *r, struct buf *b)
 {
     const struct engine_status *e = r->engine;
@@ -145,4 +163,5 @@ void metrics_text(const struct report *r, struct buf *b)
     add_loads(b, e);
     add_dests(b, e);
     add_sources(b, e);
+    add_lag(b, e);
 }

@@ -1,6 +1,9 @@
 /* help.c -- help, manual, completions and versions, all made from the tables. */
 #include "app_internal.h"
 
+#if HAVE_CURL
+#include "http.h"
+#endif
 #include "text.h"
 
 #include <csv.h>
@@ -450,6 +453,11 @@ int run_version(const struct args *args)
 #endif
 #if HAVE_HTTP
     printf("libmicrohttpd %s\n", MHD_get_version());
+#endif
+#if HAVE_CURL
+    char network[300];
+    http_libraries(network, sizeof network);
+    printf("%s\n", network);
 #endif
     return EXIT_FINE;
 }

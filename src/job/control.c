@@ -166,6 +166,7 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
     ret->overflows = e->overflows;
     ret->ledger_problem = ledger_problem(e->ledger);
     memcpy(ret->retries, e->retries, sizeof ret->retries);
+    lag_read(e->lag, &ret->lag);
     if (w == NULL) {
         snprintf(ret->not_ready, sizeof ret->not_ready, "stopping");
         return ERR_NONE;

@@ -285,7 +285,9 @@ static enum err_code world_new(struct engine *e, struct config *config, struct w
         return err_nomem(err);
     w->engine = e;
     w->config = config_ref(config);
-    w->env = (struct dest_env){.jobs = (unsigned)config->limits.jobs, .buffer_bytes = config->limits.buffer};
+    rate_set(&e->upload_rate, config->limits.upload_rate);
+    w->env = (struct dest_env){
+        .jobs = (unsigned)config->limits.jobs, .buffer_bytes = config->limits.buffer, .upload_rate = &e->upload_rate};
     w->intakes = calloc(config->source_count + 1, sizeof *w->intakes);
     w->outlets = calloc(config->dest_count + 1, sizeof *w->outlets);
     *ret = w;
@@ -390,7 +392,13 @@ enum err_code engine_open(const struct engine_options *options, struct engine **
     e->random |= 1;
     snprintf(e->state_dir, sizeof e->state_dir, "%s", options->config->state);
     snprintf(e->quarantine_dir, sizeof e->quarantine_dir, "%s/quarantine", e->state_dir);
+    rate_init(&e->upload_rate, options->config->limits.upload_rate);
+    if (lag_open(e->loop, &e->lag, err) != ERR_NONE) {
+        free(e);
+        return err->code;
+    }
     if (load_start_facts(e, options->config, err) != ERR_NONE) {
+        lag_close(e->lag);
         free(e->instance);
         free(e->roots);
         free(e);
@@ -630,6 +638,7 @@ static void on_engine_handle_closed(uv_handle_t *handle)
     free(e->paused);
     free(e->roots);
     free(e->instance);
+    lag_close(e->lag);
     free(e);
     closed(arg);
 }

@@ -316,6 +316,12 @@ static void on_settled(void *arg, const struct found *found, const struct err *e
     engine_check_idle(in->world->engine);
 }
 
+/* What is still written has been looked at as well, and is no reason to wait any longer. */
+static void on_looked(void *arg)
+{
+    intake_scan_settled(arg);
+}
+
 static void note_to_settle(struct intake *in, const struct found *found)
 {
     struct err err = {0};
@@ -521,6 +527,7 @@ static void on_scan_done(void *arg, const struct scan_result *result)
     log_debug("source %s: scanned %llu files in %llu folders%s", in->config->name, (unsigned long long)result->files,
               (unsigned long long)result->folders, result->is_complete ? "" : " (not all could be listed)");
     in->scan_over = true;
+    in->scan_over_ms = clock_mono_ms();
     in->sweep_owed = in->sweep_owed || result->is_complete || in->force_deletes;
     intake_scan_settled(in);
     engine_check_idle(in->world->engine);
@@ -533,7 +540,7 @@ static void on_scan_done(void *arg, const struct scan_result *result)
 void intake_scan_settled(struct intake *in)
 {
     if (!in->scan_over || in->chunk != NULL || in->is_flushing || in->settled != NULL || in->looking > 0 ||
-        in->world->is_stopping)
+        in->world->is_stopping || (in->settle != NULL && !settle_has_looked(in->settle, in->scan_over_ms)))
         return;
     if (in->sweep_owed) {
         in->sweep_owed = false;
@@ -646,6 +653,7 @@ enum err_code intake_open(struct intake *in, const struct config_source *config,
                                            .max_tickets = SETTLED_MAX};
     if (settle_open(e->loop, &options, config->ops->open_now, in->state, on_settled, in, &in->settle, err) != ERR_NONE)
         return err_wrap(err, "source %s", config->name);
+    settle_on_looked(in->settle, on_looked);
     return ERR_NONE;
 }
 

@@ -425,6 +425,8 @@ static enum next load_worked(struct job *job)
     }
     if (job->receipt.is_duplicate && !job->receipt.is_resumed)
         return ends(job, STATE_SKIPPED, DUPLICATE_PREFIX ": the destination holds this version");
+    if (job->receipt.warnings[0] != '\0')
+        return ends(job, STATE_LOADED, "the destination warns: %s", job->receipt.warnings);
     return ends(job, STATE_LOADED, "%s", "");
 }
 

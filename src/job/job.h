@@ -9,6 +9,7 @@
 
 #include "config.h"
 #include "err.h"
+#include "lag.h"
 #include "ledger.h"
 
 #include <json-c/json.h>
@@ -69,6 +70,7 @@ struct engine_status {
     size_t paused_count;
     uint64_t retries[RETRY_CLASSES];
     uint64_t overflows;
+    struct lag_counts lag; /* how long the loop was busy per turn */
     int64_t started_ms;
     const char *ledger_problem;
 };

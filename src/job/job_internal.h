@@ -2,6 +2,7 @@
 #ifndef CHUTE_JOB_INTERNAL_H
 #define CHUTE_JOB_INTERNAL_H
 
+#include "rate.h"
 #include "arena.h"
 #include "buf.h"
 #include "clock.h"
@@ -94,6 +95,7 @@ struct intake {
     unsigned looking;       /* new names that may be old files, being looked at */
     bool is_scanned;        /* the first scan has finished, and all it found is in the ledger */
     bool scan_over;         /* on_scan_done came */
+    uint64_t scan_over_ms;  /* when; what it found and is old enough is due by then */
     char problem[512];      /* of the source, as it was last logged */
     bool is_missing;        /* said to be unreachable */
 };
@@ -238,6 +240,8 @@ struct engine {
     uint64_t retries[RETRY_CLASSES];
     uint64_t overflows;
     uint64_t totals[FILE_STATES];
+    struct lag *lag;
+    struct rate upload_rate; /* limits.upload_rate; one for all destinations of all worlds */
     int64_t started_ms;
     uint64_t random;
     char state_dir[1024];

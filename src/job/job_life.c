@@ -151,6 +151,8 @@ void job_say_end(struct job *job)
         log_write(LOG_INFO, &about, "loaded %llu rows (%llu rejected), %s into %s in %s",
                   (unsigned long long)(job->receipt.parsed - job->receipt.rejected),
                   (unsigned long long)job->receipt.rejected, size, job->row.table, took);
+        if (job->reason[0] != '\0')
+            log_write(LOG_WARN, &about, "%s", job->reason);
         break;
     case STATE_SKIPPED:
         log_write(LOG_INFO, &about, "skipped: %s", job->reason);

@@ -121,8 +121,7 @@ static enum err_code inspect_whole(struct job *job)
     bool cuts = slice > 0 && job->row.file.size > slice && job->shape->dialect.compression == COMPRESSION_NONE &&
                 job->shape->dialect.encoding == ENC_UTF8;
     do {
-        if (rows_next(job->rows, &batch, &job->err) != ERR_NONE ||
-            (cuts && note_cuts(job, batch, slice) != ERR_NONE))
+        if (rows_next(job->rows, &batch, &job->err) != ERR_NONE || (cuts && note_cuts(job, batch, slice) != ERR_NONE))
             return job->err.code;
     } while (batch->rows > 0);
     job->shape->is_whole = true;

@@ -23,7 +23,6 @@
 #include "keboola_internal.h"
 
 #include "clock.h"
-#include "log.h"
 #include "text.h"
 
 #include <inttypes.h>
@@ -997,15 +996,17 @@ static enum next enter_poll(struct kload *l)
     return ask(l, "GET", path, NULL, false);
 }
 
-static void say_warnings(const struct kload *l, struct json_object *results)
+static void read_warnings(struct json_object *results, char *ret, size_t size)
 {
     struct json_object *list = api_member(results, "warnings");
-    struct log_about about = {.flow = l->load->plan->flow, .file = l->load->path};
-    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list) && i < 5; i++) {
-        char shown[300];
+    size_t used = 0;
+    ret[0] = '\0';
+    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
+        char shown[160];
         const char *text = json_object_get_string(json_object_array_get_idx(list, i));
-        log_write(LOG_WARN, &about, "job %" PRId64 " warns: %s", l->walk.job,
-                  text_printable(text != NULL ? text : "", shown, sizeof shown));
+        if (used < size)
+            used += (size_t)snprintf(ret + used, size - used, "%s%s", i > 0 ? "; " : "",
+                                     text_printable(text != NULL ? text : "", shown, sizeof shown));
     }
 }
 
@@ -1019,9 +1020,9 @@ static enum next succeeded(struct kload *l, struct json_object *job)
     loaded -= skipped;
     int64_t total = api_number(results, l->walk.creates ? "rowsCount" : "totalRowsCount", -1);
     bool is_whole_table = load->plan->mode == MODE_REPLACE || l->walk.creates;
-    say_warnings(l, results);
     *r = (struct receipt){
         .bytes = l->walk.bytes, .parsed = l->walk.parsed, .rejected = l->walk.rejected, .dest_rows = total};
+    read_warnings(results, r->warnings, sizeof r->warnings);
     text_unhex(l->walk.hash, r->hash, sizeof r->hash);
     snprintf(r->dest_id, sizeof r->dest_id, "job %" PRId64, l->walk.job);
     r->created_table = l->walk.creates || l->walk.made;

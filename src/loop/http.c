@@ -436,6 +436,9 @@ static enum err_code open_multi(struct http *h, unsigned max_connections, struct
         long value;
     } numbers[] = {
         {CURLMOPT_MAX_HOST_CONNECTIONS, to_one_host},
+        /* One request at a time also on a connection that speaks HTTP/2: of several, libcurl 7.88 now and then forgets
+         * one for good when another is cancelled or paused. Large bodies are faster on connections of their own. */
+        {CURLMOPT_PIPELINING, CURLPIPE_NOTHING},
         {CURLMOPT_MAXCONNECTS, to_one_host * 2}, /* idle ones: a service often has a second host, for its files */
     };
     bool failed = h->curl->multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) != CURLM_OK ||
@@ -513,4 +516,18 @@ void http_cancel(struct http_transfer *t)
 {
     t->is_cancelled = true;
     http_todo(t);
+}
+
+void http_libraries(char *ret, size_t size)
+{
+    const struct curl_lib *lib;
+    struct err err = {0};
+    if (curl_lib_load(&lib, &err) != ERR_NONE) {
+        snprintf(ret, size, "libcurl can't be used: %s", err.text);
+        return;
+    }
+    const curl_version_info_data *info = lib->version_info(CURLVERSION_NOW);
+    bool has_h2 = (info->features & CURL_VERSION_HTTP2) != 0 && info->age >= CURLVERSION_SEVENTH;
+    snprintf(ret, size, "libcurl %s (%s%s%s)", info->version, info->ssl_version, has_h2 ? ", nghttp2/" : "",
+             has_h2 ? info->nghttp2_version : "");
 }

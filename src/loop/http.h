@@ -21,6 +21,9 @@
 #include <sys/types.h>
 #include <uv.h>
 
+/* "libcurl 7.88.1 (OpenSSL/3.0, nghttp2/1.52)", or why it can't be used, into RET. Loads it: for `chute version`. */
+void http_libraries(char *ret, size_t size);
+
 struct http;          /* connections and requests of one destination, or one source */
 struct http_transfer; /* one request under way; gone once its done() returned */
 

@@ -403,6 +403,17 @@ void settle_health(const struct settle *s, struct settle_health *ret)
     ret->waiting = s->count;
 }
 
+bool settle_has_looked(const struct settle *s, uint64_t due_ms)
+{
+    return !(s->is_looking && s->look.first_due_ms <= due_ms) &&
+           !(s->heap.count > 0 && s->heap.items[0]->due_ms <= due_ms);
+}
+
+void settle_on_looked(struct settle *s, void (*looked)(void *arg))
+{
+    s->looked = looked;
+}
+
 /* ---- open and close */
 
 enum err_code settle_open(uv_loop_t *loop, const struct settle_options *options,

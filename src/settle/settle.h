@@ -71,6 +71,11 @@ void settle_lost_events(struct settle *s);
  */
 void settle_set_polled(struct settle *s, bool is_polled);
 void settle_health(const struct settle *s, struct settle_health *ret_health);
+/* Has every wait been looked at, and answered if it was over, that was due at DUE_MS (clock_mono_ms())? */
+bool settle_has_looked(const struct settle *s, uint64_t due_ms);
+/* Call LOOKED with the ARG of settle_open() after each turn of looks, on the loop: settle_has_looked() may have
+ * changed. */
+void settle_on_looked(struct settle *s, void (*looked)(void *arg));
 /* Every path that waits, and since when (wall clock). PATH is borrowed; CB returns false to stop and must not call back
  * in here. */
 typedef bool settle_waiting_cb(void *arg, const char *path, int64_t since_ms);

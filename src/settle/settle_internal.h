@@ -62,6 +62,7 @@ struct look_result {
 struct look {
     struct work work; /* first */
     struct settle *settle;
+    uint64_t first_due_ms; /* of its results the one that was due first */
     size_t count;
     struct look_result results[LOOKS];
 };
@@ -78,6 +79,7 @@ struct settle {
     int (*open_now)(void *state, const char *path, struct err *err);
     void *state;
     settle_cb *cb;
+    void (*looked)(void *arg); /* NULL: nobody asked */
     void *arg;
     uv_timer_t timer;
     struct ticket *tickets;

@@ -231,10 +231,13 @@ static void done_look(struct work *work)
         }
     }
     s->is_looking = false;
-    if (s->is_closing)
+    if (s->is_closing) {
         settle_maybe_closed(s);
-    else
-        settle_arm(s);
+        return;
+    }
+    settle_arm(s);
+    if (s->looked != NULL)
+        s->looked(s->arg);
 }
 
 void settle_look(struct settle *s)
@@ -244,6 +247,7 @@ void settle_look(struct settle *s)
     if (s->is_looking || s->is_closing)
         return;
     look->count = 0;
+    look->first_due_ms = s->heap.count > 0 ? s->heap.items[0]->due_ms : NEVER;
     while (look->count < LOOKS && s->heap.count > 0 && s->heap.items[0]->due_ms <= now) {
         struct ticket *t = s->heap.items[0];
         heap_remove(&s->heap, t);

@@ -233,7 +233,7 @@ class Control:
         if what == "settings" and method in ("GET", "POST"):
             return json_answer(200, self.project.settings)
         if (method, what) == ("GET", "state"):
-            return json_answer(200, self.state())
+            return json_answer(200, self.state({part for part in request.query.get("only", "").split(",") if part}))
         if method == "GET" and what.startswith("rows/"):
             return self._rows(request.segments()[-1])
         if (method, what) == ("POST", "reset"):

@@ -92,25 +92,29 @@ class Emulator:
         return json_answer(200, self.state())
 
     # ---- what there is ----
-    def state(self):
-        project = self.project
-        with project.lock:
-            return {
-                "url": self.url,
-                "settings": project.settings,
-                "buckets": [{"id": bucket.id, "name": bucket.name, "stage": bucket.stage, "displayName": bucket.display_name,
-                             "created": bucket.created, "tables": [table.id for table in bucket.tables.values()]}
-                            for bucket in project.buckets.values()],
-                "tables": {table.id: {"columns": list(table.columns), "primaryKey": list(table.primary_key), "rowsCount": table.rows_count,
-                                      "dataSizeBytes": table.size_bytes, "sha256": table.sha256, "kept": table.rows_kept,
-                                      "isTyped": table.definition is not None, "created": table.created, "lastImportDate": table.last_import}
-                           for bucket in project.buckets.values() for table in bucket.tables.values()},
-                "loads": {table_id: dict(counters) for table_id, counters in project.loads.items()},
-                "jobs": [{"id": job.id, "operation": job.operation, "target": job.target, "status": job.status, "results": job.results,
-                          "error": job.error, "fileId": (job.params.get("source") or {}).get("fileId") if isinstance(job.params, dict) else None}
-                         for job in project.jobs.values()],
-                "files": [{"id": file.id, "name": file.name, "provider": file.store.provider, "container": file.container, "key": file.key,
-                           "sizeBytes": file.size_bytes, "isSliced": file.is_sliced, "isEncrypted": file.is_encrypted, "tags": list(file.tags),
-                           "uploaded": file.store.uploaded(file)} for file in project.files.values()],
-                "requests": self.log.count,
-            }
+    def state(self, parts=None):
+        """Everything, or only the PARTS of it that are named."""
+        makers = {"url": lambda: self.url, "settings": lambda: dict(self.project.settings), "buckets": self._buckets, "tables": self._tables,
+                  "loads": lambda: {table_id: dict(counters) for table_id, counters in self.project.loads.items()}, "jobs": self._jobs,
+                  "files": self._files, "requests": lambda: self.log.count}
+        with self.project.lock:
+            return {name: make() for name, make in makers.items() if not parts or name in parts}
+
+    def _buckets(self):
+        return [{"id": bucket.id, "name": bucket.name, "stage": bucket.stage, "displayName": bucket.display_name, "created": bucket.created,
+                 "tables": [table.id for table in bucket.tables.values()]} for bucket in self.project.buckets.values()]
+
+    def _tables(self):
+        return {table.id: {"columns": list(table.columns), "primaryKey": list(table.primary_key), "rowsCount": table.rows_count,
+                           "dataSizeBytes": table.size_bytes, "sha256": table.sha256, "kept": table.rows_kept,
+                           "isTyped": table.definition is not None, "created": table.created, "lastImportDate": table.last_import}
+                for bucket in self.project.buckets.values() for table in bucket.tables.values()}
+
+    def _jobs(self):
+        return [{"id": job.id, "operation": job.operation, "target": job.target, "status": job.status, "results": job.results, "error": job.error,
+                 "params": job.params} for job in self.project.jobs.values()]
+
+    def _files(self):
+        return [{"id": file.id, "name": file.name, "provider": file.store.provider, "container": file.container, "key": file.key,
+                 "sizeBytes": file.size_bytes, "isSliced": file.is_sliced, "isEncrypted": file.is_encrypted, "tags": list(file.tags),
+                 "uploaded": file.store.uploaded(file)} for file in self.project.files.values()]

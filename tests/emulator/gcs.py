@@ -13,7 +13,6 @@ import threading
 import time
 from urllib.parse import unquote, urlencode
 
-import blobs
 import stores
 from plumbing import Answer, BadRequest, json_answer
 from stores import Credentials, Store, Stored

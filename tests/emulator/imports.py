@@ -13,7 +13,7 @@ from jobs import JobError
 from project import ApiError, Table
 
 csv.field_size_limit(1 << 30)
-MAX_COLUMNS = {"snowflake": 9999, "bigquery": 9999}
+MAX_COLUMNS = 9999
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -164,14 +164,14 @@ def _no_duplicates(columns):
         seen[name.lower()] = name
 
 
-def _match_columns(project, table, columns):
+def _match_columns(project, table, columns, delimiter):
     """Check the file's COLUMNS against TABLE; the names to add to it."""
     missing = [name for name in table.columns if name not in columns]
     if missing:
         raise JobError(
             "csvImport.columnsNotMatch",
             "Some columns are missing in the csv file. Missing columns: %s. Expected columns: %s. Please check if the expected delimiter "
-            '"%s" is used in the csv file.' % (",".join(missing), ",".join(table.columns), params_delimiter(columns)),
+            '"%s" is used in the csv file.' % (",".join(missing), ",".join(table.columns), delimiter),
             {"missingColumns": missing, "expectedColumns": list(table.columns)})
     extra = [name for name in columns if name not in table.columns]
     if extra and table.definition is not None:
@@ -182,16 +182,6 @@ def _match_columns(project, table, columns):
                        % ", ".join('"%s"' % name for name in extra))
     _no_duplicates(columns)
     return extra
-
-
-class Columns(list):
-    """Names of columns that remember the delimiter they were read with, for the message about missing ones."""
-
-    delimiter = ","
-
-
-def params_delimiter(columns):
-    return getattr(columns, "delimiter", ",")
 
 
 # ---- typed values ---------------------------------------------------------------------------------------------------
@@ -264,7 +254,7 @@ class Loaded:
         self.sha256 = None
 
 
-def _fill(project, loaded, records, content, params, order):
+def _fill(project, loaded, records, content, order):
     """Read RECORDS into LOADED; ORDER: at which place of the file's record each column of the table is."""
     wide = len(loaded.columns)
     straight = order == list(range(wide))
@@ -288,14 +278,14 @@ def _fill(project, loaded, records, content, params, order):
         loaded.rows = []
 
 
-def _count(loaded, content, params, header_line):
+def _count(loaded, content, has_header):
     """Benchmarks: count lines instead of reading them; a line break inside quotes counts too."""
     ends, last = 0, b"\n"
     for stream in content.streams():
         while data := stream.read(blobs.CHUNK):
             ends += data.count(b"\n")
             last = data[-1:]
-    loaded.count = ends + (last != b"\n") - (1 if header_line else 0)
+    loaded.count = ends + (last != b"\n") - (1 if has_header else 0)
     loaded.kept = False
 
 
@@ -306,8 +296,8 @@ def _first_record(project, content, params):
     return None
 
 
-def _read(project, file, params, table, create_columns):
-    """Read FILE; TABLE is None for a create, whose columns come from CREATE_COLUMNS or from the header."""
+def _read(project, file, params, table):
+    """Read FILE; TABLE is None for a create, whose columns come from the header."""
     count_only = project.settings["count_only"]
     content = Content(project, file)
     try:
@@ -323,33 +313,29 @@ def _read(project, file, params, table, create_columns):
             if not header or header == [""]:
                 if table is None:
                     raise JobError("storage.tables.validation.noColumns", "There are no columns in the file: the file is empty.")
-                raise JobError("csvImport.columnsNotMatch", "Some columns are missing in the csv file. Missing columns: %s. Expected columns: "
-                               '%s. Please check if the expected delimiter "%s" is used in the csv file.'
-                               % (",".join(table.columns), ",".join(table.columns), params.delimiter),
-                               {"missingColumns": list(table.columns), "expectedColumns": list(table.columns)})
+                _match_columns(project, table, [], params.delimiter)
             if file.is_sliced and table is not None:
                 raise JobError("csvImport.columnsNotMatch", "Columns have to be given when a sliced file is imported.")
-            columns = Columns(_clean_header(header))
+            columns = _clean_header(header)
         else:
             for _ in range(params.ignored_lines or 0):
                 if records is not None:
                     next(records, None)
-            columns = Columns(params.columns or create_columns or table.columns)
-        columns.delimiter = params.delimiter
-        if len(columns) > MAX_COLUMNS.get(project.settings["backend"], 9999):
-            raise JobError("tooManyColumns", "Too many columns. Maximum is %d columns." % MAX_COLUMNS[project.settings["backend"]])
+            columns = list(params.columns or table.columns)
+        if len(columns) > MAX_COLUMNS:
+            raise JobError("tooManyColumns", "Too many columns. Maximum is %d columns." % MAX_COLUMNS)
         if table is None:
             _no_duplicates(columns)
             extra = []
             target = list(columns)
         else:
-            extra = _match_columns(project, table, columns)
+            extra = _match_columns(project, table, columns, params.delimiter)
             target = table.columns + extra
-        loaded = Loaded(list(columns), extra)
+        loaded = Loaded(columns, extra)
         if count_only:
-            _count(loaded, content, params, params.has_header)
+            _count(loaded, content, params.has_header)
         else:
-            _fill(project, loaded, records, content, params, [columns.index(name) for name in target])
+            _fill(project, loaded, records, content, [columns.index(name) for name in target])
         loaded.size = content.size
         loaded.sha256 = content.sha256
         loaded.compressed_bytes = content.compressed_bytes
@@ -401,7 +387,7 @@ def create_table(project, job, bucket_id, name, primary_key, file, params):
     """The work of a tableCreate job; the table it made. Raises JobError."""
     with project.lock:
         _fail_if_exists(project, bucket_id, name)
-    loaded = _read(project, file, params, None, None)
+    loaded = _read(project, file, params, None)
     for column in primary_key:
         if column not in loaded.columns:
             raise JobError("storage.tables.validation.invalidPrimaryKeyColumns",
@@ -432,7 +418,7 @@ def import_table(project, job, table_id, file, params):
     try:
         with project.lock:
             table = project.table(table_id)
-        loaded = _read(project, file, params, table, None)
+        loaded = _read(project, file, params, table)
         with project.lock:
             if project.find_table(table_id) is not table:
                 project.table(table_id)

@@ -7,8 +7,10 @@ import json
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
+import traceback
 from urllib.parse import parse_qsl, unquote
 
 MAX_HEAD = 64 * 1024
@@ -207,7 +209,10 @@ class Connection:
         return line.rstrip(b"\r")
 
     def send(self, data):
-        self.socket.sendall(data)
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            raise Disconnected from None
 
     def next_request(self):
         """The head of the next request, or None when the client has closed."""
@@ -375,6 +380,17 @@ class Server:
                 self.connections.discard(connection)
             connection.close(reset)
 
+    def _handled(self, request):
+        """HANDLER's answer; a mistake of ours, or a server behind us that fails, is an answer too."""
+        try:
+            return self.handler(request)
+        except (BadRequest, Cut, Disconnected):
+            raise
+        except Exception:
+            print("keboola: %s %s failed" % (request.method, request.target), file=sys.stderr)
+            traceback.print_exc()
+            return json_answer(500, {"error": "Application error. The emulator failed; its standard error says why.", "exceptionId": "emulator"})
+
     def _serve_one(self, connection):
         try:
             request = connection.next_request()
@@ -384,7 +400,7 @@ class Server:
             connection.answer(None, Answer(400, ("bad request: %s\n" % error).encode(), [("Content-Type", "text/plain")]), False)
             return False
         try:
-            answer = self.handler(request)
+            answer = self._handled(request)
             keep_alive = not answer.close and "close" not in request.headers.get("connection", "").lower() \
                 and request.version == "HTTP/1.1"
             if not request.at_end:
@@ -395,7 +411,7 @@ class Server:
         except BadRequest as error:
             answer = Answer(400, ("bad request: %s\n" % error).encode(), [("Content-Type", "text/plain")])
             keep_alive = False
-        except (Cut, Disconnected, OSError) as error:
+        except (Cut, Disconnected) as error:
             self.on_answer(request, None, "cut" if isinstance(error, Cut) else "the client went away")
             raise
         # Before the answer leaves: who has it can rely on finding the request in the log.

@@ -165,7 +165,7 @@ def iso_date(seconds=None):
 class Project:
     def __init__(self, token_text, settings, folder=None):
         self.lock = threading.RLock()
-        self.folder = folder or tempfile.mkdtemp(prefix="keboola-emulator-")
+        self.folder = tempfile.mkdtemp(prefix="keboola-emulator-", dir=folder)  # ours alone: it is removed at the end
         self.first_settings = {**DEFAULT_SETTINGS, **settings}
         self.token_text = token_text
         self.main_token_id = 98765

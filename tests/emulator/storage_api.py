@@ -541,7 +541,7 @@ class StorageApi:
                 raise ApiError(400, "storage.tables.validation", "Invalid data - name: '%s' contains not allowed characters. Only alphanumeric "
                                "characters dash and underscores are allowed." % name)
             params = self._load_params(body)
-            params.columns = None  # for file workspaces only
+            params.columns, params.without_headers, params.ignored_lines = None, False, None  # a create has a header
             file = self._data_file(call)
             if name in bucket.tables:
                 raise ApiError(400, "storage.buckets.tableAlreadyExists",
@@ -639,7 +639,7 @@ class StorageApi:
         with self.project.lock:
             self._readable(call, table_id)
         options = exports.options_of({**call.query, **call.body})
-        project, token, base = self.project, call.token, call.base
+        project, token = self.project, call.token
 
         def work(job):
             return exports.export(project, self, table_id, options, token)

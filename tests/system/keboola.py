@@ -104,12 +104,13 @@ class Emulator:
     def settings(self, **changes):
         return self.control("POST", "settings", changes) if changes else self.control("GET", "settings")
 
-    def state(self):
-        return self.control("GET", "state")
+    def state(self, *only):
+        """url, settings, buckets, tables, loads, jobs, files and the number of requests; or ONLY those."""
+        return self.control("GET", "state?only=" + ",".join(only))
 
     def tables(self):
         """Table id -> what there is to know but its rows."""
-        return self.state()["tables"]
+        return self.state("tables")["tables"]
 
     def rows(self, table):
         """All rows of a table as lists of text, or None while there is no such table."""
@@ -127,7 +128,7 @@ class Emulator:
 
     def loads(self, table):
         """{"accepted", "finished", "succeeded", "failed"}: create and import jobs of a table since the start."""
-        return self.state()["loads"].get(table, {"accepted": 0, "finished": 0, "succeeded": 0, "failed": 0})
+        return self.state("loads")["loads"].get(table, {"accepted": 0, "finished": 0, "succeeded": 0, "failed": 0})
 
     def expire(self, file_id=None):
         """End the upload credentials of one file, or of all so far."""

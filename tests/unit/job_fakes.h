@@ -81,6 +81,7 @@ struct fake_dir {
 };
 static struct fake_dir *the_dir; /* the last one opened */
 static char fake_identity[64] = "1:1";
+static const char *fake_slow_until; /* files with names before this one are slow to open; NULL: none */
 
 static void fake_stat(const struct fake_dir *d, const char *path, struct file_id *id, bool *exists)
 {
@@ -201,6 +202,8 @@ static enum err_code fake_dir_probe(void *state, struct probe *probes, size_t co
 static int fake_dir_open_now(void *state, const char *path, struct err *err)
 {
     struct fake_dir *d = state;
+    if (fake_slow_until != NULL && strcmp(path, fake_slow_until) < 0)
+        usleep(2000);
     int fd = openat(d->root_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         err_set(err, ERR_INPUT, false, "open: %s", strerror(errno));

@@ -302,7 +302,7 @@ static void http_2_is_spoken_where_it_is_offered(void **state)
     write_file("page", "hello");
     int port = h2_start(&server);
     fixture_open(&f, NULL, &options);
-    call_h2(&calls[0], &f, port, "GET", "/page"); /* now it is known that the connection can be shared */
+    call_h2(&calls[0], &f, port, "GET", "/page");
     call_run(&calls[0]);
     for (int i = 1; i < 50; i++) {
         static const char *const methods[] = {"HEAD", "GET", "POST"}; /* what is posted is echoed */
@@ -398,7 +398,7 @@ static void an_http_2_upload_keeps_to_its_limit(void **state)
 
 static void an_http_2_request_ends_without_its_neighbours(void **state)
 {
-    const struct http_options options = {.ca_file = in_folder("ca.pem"), .max_connections = 1};
+    const struct http_options options = {.ca_file = in_folder("ca.pem")};
     struct program server;
     struct fixture f;
     struct call calls[6];
@@ -408,7 +408,7 @@ static void an_http_2_request_ends_without_its_neighbours(void **state)
     fixture_open(&f, NULL, &options);
     call_h2(&calls[0], &f, port, "GET", "/page");
     call_run(&calls[0]);
-    for (int i = 1; i < 6; i++) { /* all paused in the middle, on one connection */
+    for (int i = 1; i < 6; i++) { /* all paused in the middle */
         call_h2(&calls[i], &f, port, "PUT", "/");
         call_stream(&calls[i], 400000, 400000);
         calls[i].later_at = 200000;
@@ -437,7 +437,7 @@ static void an_http_2_request_ends_without_its_neighbours(void **state)
 
 static void an_http_2_server_that_dies_is_an_error_for_all(void **state)
 {
-    const struct http_options options = {.ca_file = in_folder("ca.pem"), .max_connections = 2};
+    const struct http_options options = {.ca_file = in_folder("ca.pem")};
     struct program server;
     struct fixture f;
     struct call calls[6];

@@ -249,6 +249,33 @@ static void a_file_found_by_the_scan_is_loaded_once(void **state)
     end(&f);
 }
 
+/* More than one turn of looks; while the oldest are looked at, in the second, there is time to load the others. */
+static void what_the_first_scan_found_goes_into_a_shared_table_oldest_first(void **state)
+{
+    struct fixture f = {0};
+    char path[160], want[64];
+    (void)state;
+    begin(&f, "load: append, table: t");
+    const int count = 200;
+    for (int i = 0; i < count; i++) {
+        snprintf(want, sizeof want, "f%03d.csv", i);
+        write_file(&f, want, "x\n1\n");
+        snprintf(path, sizeof path, "%s/in/%s", f.dir, want);
+        const struct timespec times[2] = {{1700000000, 0}, {1700000000 + i, 0}};
+        assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    }
+    fake_slow_until = "f060.csv";
+    start(&f);
+    settle_all(&f);
+    fake_slow_until = NULL;
+    assert_int_equal(fake.log_count, count);
+    for (int i = 0; i < count; i++) {
+        snprintf(want, sizeof want, "load f%03d.csv -> t (1 rows)", i);
+        assert_log((size_t)i, want);
+    }
+    end(&f);
+}
+
 static void a_retryable_refusal_is_tried_again(void **state)
 {
     struct fixture f = {0};
@@ -920,6 +947,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_found_by_the_scan_is_loaded_once),
+        cmocka_unit_test(what_the_first_scan_found_goes_into_a_shared_table_oldest_first),
         cmocka_unit_test(a_retryable_refusal_is_tried_again),
         cmocka_unit_test(bad_input_is_quarantined_with_its_reason_and_does_not_hold_others),
         cmocka_unit_test(an_empty_file_is_skipped),
