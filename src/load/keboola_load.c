@@ -95,7 +95,8 @@ struct kload {
     bool is_adopted; /* the walk is that of another version of this file */
     int64_t define_job;
     struct store_target target;
-    size_t slice; /* the next one; == count: the manifest */
+    const char *account; /* AZURE: how a manifest calls the store */
+    size_t slice;        /* the next one; == count: the manifest */
     char *manifest;
     unsigned polls, poll_failures, looks, look_page, prepares, turns;
 };
@@ -202,6 +203,12 @@ static enum next fails(struct kload *l, const struct err *err)
 /* The answer to a request that the walk can't go on from. */
 static enum next refused(struct kload *l)
 {
+    if (l->reply->status == 403 && l->bucket[0] != '\0' && bucket_is_foreign(l->k, l->bucket)) {
+        struct err err = {0}; /* no reason to stop those that are for other buckets */
+        err_set(&err, ERR_INPUT, true, "token %s may not write to bucket %s; give it that right in Keboola",
+                l->k->token_name, l->bucket);
+        return fails(l, &err);
+    }
     l->load->retry_after_ms = l->reply->retry_after_ms;
     return fails(l, &l->reply->err);
 }
@@ -436,12 +443,7 @@ static enum next answer_table(struct kload *l)
         bucket_forget(l->k, l->bucket);
         l->bucket[0] = '\0';
         return ++l->turns < TURNS_MAX ? go(l, K_BUCKET) : refused(l);
-    } else if (r->status != 404) {
-        if (r->status == 403 && bucket_is_foreign(l->k, l->bucket)) {
-            err_set(&err, ERR_INPUT, true, "token %s may not write to bucket %s; give it that right in Keboola",
-                    l->k->token_name, l->bucket);
-            return fails(l, &err);
-        }
+    } else if (r->status != 404 || !r->is_api) {
         return refused(l);
     }
     if (!l->table.exists)
@@ -490,10 +492,14 @@ static enum next enter_define(struct kload *l)
 
 static enum next answer_define(struct kload *l)
 {
+    struct err err = {0};
     if (l->reply->err.code == ERR_NONE) {
         l->define_job = api_number(l->reply->json, "id", 0);
         l->polls = 0;
-        return go(l, K_DEFINING);
+        if (l->define_job > 0)
+            return go(l, K_DEFINING);
+        err_set(&err, ERR_REMOTE, true, "tables-definition: the answer has no number of a job");
+        return fails(l, &err); /* the next try looks whether the table is there */
     }
     if (code_is(l->reply->code, "storage.buckets.tableAlreadyExists") ||
         code_is(l->reply->code, "storage.tables.alreadyExists")) {
@@ -595,6 +601,7 @@ static bool read_target(struct kload *l, struct json_object *file)
         struct json_object *p = api_member(file, "absUploadParams");
         const char *text = api_text(api_member(p, "absCredentials"), "SASConnectionString");
         t->kind = STORE_AZURE;
+        l->account = copy(l, p, "accountName", &ignored);
         t->bucket = copy(l, p, "container", &missing);
         t->key = copy(l, p, "blobName", &missing);
         t->endpoint = connection_part(l, text, "BlobEndpoint");
@@ -714,6 +721,15 @@ static bool on_expired(void *arg)
     return api_start(l->k, "PUT", path, NULL, true, on_renewed, l, &l->renewal, &err) == ERR_NONE;
 }
 
+/* The service knows a slice on Azure by the name of the account, whatever the address is that it is uploaded to. */
+static void add_entry_url(const struct kload *l, const struct store_target *target, struct buf *url)
+{
+    if (target->kind == STORE_AZURE && l->account != NULL)
+        buf_printf(url, "azure://%s.blob.core.windows.net/%s/%s", l->account, target->bucket, target->key);
+    else
+        upload_manifest_entry_url(target, url);
+}
+
 /* Which part of the file, and what the object is called behind the key. */
 static enum err_code next_slice(struct kload *l, struct upload_body *body, char suffix[32])
 {
@@ -733,7 +749,7 @@ static enum err_code next_slice(struct kload *l, struct upload_body *body, char 
             if (store_target_with_suffix(&l->target, part, &key, &t, &err) != ERR_NONE)
                 b.failed = true;
             else
-                upload_manifest_entry_url(&t, &url);
+                add_entry_url(l, &t, &url);
             buf_adds(&b, i > 0 ? ",{\"url\":" : "{\"url\":");
             buf_add_json(&b, url.data);
             buf_addc(&b, '}');
@@ -906,9 +922,12 @@ static enum next answer_order(struct kload *l)
         l->polls = l->poll_failures = 0;
         return keep(l, K_POLL);
     }
-    if (r->maybe_received && (r->status == 0 || r->status >= 500) && r->err.retryable && l->k->pause_until_ms == 0)
+    /* Only an error of the API itself is a clear no; anything else may have been a yes that got lost on the way. */
+    bool is_clear = r->status >= 400 && r->status < 500 && r->status != 408 && r->is_api;
+    bool may_ask = r->status != 429 && r->retry_after_ms == 0 && l->k->pause_until_ms == 0;
+    if (!is_clear && r->maybe_received && r->err.retryable && may_ask)
         return go(l, K_LOOK);
-    if (r->status == 0 || r->status >= 500 || r->status == 429 || r->err.code == ERR_DENIED)
+    if (!is_clear || r->status == 429 || r->err.code == ERR_DENIED)
         return refused(l); /* what was ordered is looked for before it is ordered again */
     if (is_table_there(r->code) || code_is(r->code, "storage.tables.notFound"))
         return look_again(l, K_TABLE, &r->err);
@@ -1055,10 +1074,11 @@ static enum next answer_poll(struct kload *l)
     bool is_final, again;
     const struct api_reply *r = l->reply;
     if (r->err.code != ERR_NONE) {
-        if (r->status == 404) { /* jobs are not forgotten within days: it is no job of this project */
-            err_set(&err, ERR_REMOTE, true, "job %" PRId64 " is not known any more; the import is ordered again",
-                    l->walk.job);
-            return fails_for_good(l, &err);
+        if (r->status == 404 &&
+            r->is_api) { /* jobs are not forgotten within days: is there another one for our file? */
+            l->walk.job = 0;
+            l->looks = l->look_page = 0;
+            return ++l->turns < TURNS_MAX ? go(l, K_LOOK) : refused(l);
         }
         /* The job goes on whatever happens to a question about it. */
         if (!r->err.retryable || ++l->poll_failures > POLL_FAILURES_MAX || l->k->pause_until_ms != 0)
