@@ -403,7 +403,8 @@ static void on_verified(void *arg, const struct api_reply *r)
     k->is_open = false;
     if (r->err.code == ERR_NONE)
         read_token(k, r->json, &k->connecting.err);
-    else if (r->err.code == ERR_INPUT) /* 404 and the like: not the Storage API */
+    else if (r->err.code == ERR_INPUT ||
+             (r->status >= 400 && r->status < 500 && !r->is_api && r->err.code == ERR_REMOTE))
         err_set(&k->connecting.err, ERR_REMOTE, true, "%s; is `url` the right stack?", r->err.text);
     else if (!r->err.retryable && r->err.code != ERR_DENIED && r->err.code != ERR_STOPPED)
         k->connecting.err.retryable = true; /* a certificate may be mended, too */

@@ -65,7 +65,7 @@ bool api_flag(struct json_object *o, const char *key)
 }
 
 enum err_code api_texts(struct json_object *o, struct arena *arena, const char ***ret, size_t *ret_count,
-                         struct err *err)
+                        struct err *err)
 {
     bool is_list = json_object_is_type(o, json_type_array);
     size_t n = is_list                                    ? json_object_array_length(o)
@@ -205,8 +205,11 @@ static void refuse(struct api_call *call, struct api_reply *r)
                 why != NULL ? text_printable(why, reason, sizeof reason) : "");
     } else if (r->status >= 500) {
         err_set(&r->err, ERR_REMOTE, true, "%s", text);
-    } else if (r->status >= 400) {
+    } else if (r->status >= 400 && r->is_api) {
         err_set(&r->err, ERR_INPUT, false, "%s", text);
+    } else if (r->status >= 400) {
+        err_set(&r->err, ERR_REMOTE, true, "%s, and not in the form of the Storage API; is there a proxy in between?",
+                text);
     } else {
         err_set(&r->err, ERR_REMOTE, false, "%s; expected an answer of the Storage API: is `url` the right stack?",
                 text);
@@ -231,7 +234,9 @@ static void on_answer(void *arg, const struct http_answer *answer)
             json_tokener_free(tokener);
         }
         const char *code = api_text(r.json, "code");
+        const char *message = api_text(r.json, "error");
         r.code = code != NULL ? code : "";
+        r.is_api = message != NULL || code != NULL || api_text(r.json, "exceptionId") != NULL;
         bool is_container =
             json_object_is_type(r.json, json_type_object) || json_object_is_type(r.json, json_type_array);
         if (!is_good)

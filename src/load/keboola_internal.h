@@ -83,13 +83,15 @@ struct api_reply {
     int status;               /* 0: no answer */
     struct json_object *json; /* NULL: none (204), or not parsed; owned by the call */
     const char *code;         /* "storage.buckets.notFound", "" */
+    bool is_api;              /* with an error: it is in the API's own form, not a proxy's page */
     bool maybe_received;      /* with an error: the service may have obeyed */
     uint64_t retry_after_ms;  /* 0: not said */
 };
 /*
  * ERR is, by status: 401 ERR_DENIED; 403 ERR_DENIED (the caller may know better); 400, 404, 409, 422 and other 4xx
- * ERR_INPUT; 405, 501 ERR_REMOTE; 408, 423, 429, 5xx ERR_REMOTE retryable; no answer as http_start() says. Maintenance
- * (503 without an error code) sets the pause of the whole destination.
+ * ERR_INPUT, but ERR_REMOTE retryable where it is not the API that speaks (a page of some proxy says nothing about a
+ * file); 405, 501 ERR_REMOTE; 408, 423, 429, 5xx ERR_REMOTE retryable; no answer as http_start() says. Maintenance (503
+ * without an error code) sets the pause of the whole destination.
  */
 typedef void api_cb(void *arg, const struct api_reply *reply);
 
@@ -108,7 +110,7 @@ bool api_flag(struct json_object *o, const char *key);
 struct json_object *api_member(struct json_object *o, const char *key); /* NULL also for an empty map told as [] */
 /* A list of texts, or an object whose values are texts (the service encodes some lists so), into ARENA. */
 enum err_code api_texts(struct json_object *o, struct arena *arena, const char ***ret, size_t *ret_count,
-                         struct err *err);
+                        struct err *err);
 /* Two error codes of the service, without case. */
 bool code_is(const char *code, const char *want);
 
