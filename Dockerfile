@@ -24,7 +24,7 @@ RUN set -e; curl="$(ldconfig -p | awk '$1 == "libcurl.so.4" { print $NF; exit }'
         install -D -m 644 "/usr/share/doc/$package/copyright" "/out/usr/share/doc/$package/copyright"; \
     done; \
     install -D -m 644 LICENSE /out/usr/share/doc/chute/copyright; \
-    install -D -m 644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt; \
+    install -d /out/etc/ssl; cp -rL /etc/ssl/certs /out/etc/ssl/certs; \
     install -D -m 644 /usr/share/doc/ca-certificates/copyright /out/usr/share/doc/ca-certificates/copyright; \
     install -D -m 644 deploy/chute.yaml /out/etc/chute/chute.yaml; \
     install -d -o 10001 -g 10001 -m 700 /out/var/lib/chute; \
