@@ -7,13 +7,17 @@ FROM debian:bookworm-slim AS build
 RUN find /lib/ /usr/lib/ -name '*.so*' -printf '%f\n' | sort -u > /base-libraries
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     gcc libc6-dev meson ninja-build pkg-config libuv1-dev libcsv-dev libsqlite3-dev libyaml-dev libjson-c-dev \
-    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev > /dev/null
+    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev \
+    libcurl4-openssl-dev ca-certificates > /dev/null
 COPY . /src
 WORKDIR /src
 RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \
     && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet --tags runtime
-# The shared libraries it needs beyond the base, each with its licence.
-RUN set -e; ldd /out/usr/bin/chute > /needed; \
+# The shared libraries it needs beyond the base, each with its licence: linked ones, and libcurl, which it loads itself
+# when a configuration needs it, with the certificates (by name and by hash) that are believed.
+RUN set -e; curl="$(ldconfig -p | awk '$1 == "libcurl.so.4" { print $NF; exit }')"; \
+    { ldd /out/usr/bin/chute; echo "libcurl.so.4 => $curl"; ldd "$curl"; } | sort -u > /needed; \
+    install -d /out/etc/ssl; cp -rL /etc/ssl/certs /out/etc/ssl/certs; \
     awk '$2 == "=>" { print $3 }' /needed | while read -r library; do \
         ! grep -qxF "$(basename "$library")" /base-libraries || continue; \
         install -D -m 644 -s "$(readlink -f "$library")" "/out/usr/lib/chute/$(basename "$library")"; \
