@@ -4,8 +4,8 @@
  *   bench_upload s3|azure|gcs ENDPOINT BUCKET KEY FILE [gzip] [copies N] [single BYTES] [piece BYTES] [parallel N]
  *
  * What is secret comes from the environment: UPLOAD_SAS, UPLOAD_TOKEN, UPLOAD_ACCESS_KEY, UPLOAD_SECRET_KEY,
- * UPLOAD_SESSION_TOKEN; also UPLOAD_REGION and UPLOAD_CA. Copies after the first get their number behind the key.
- * Prints one line of name=value; exit 1 if an upload failed.
+ * UPLOAD_SESSION_TOKEN; also UPLOAD_SSE, UPLOAD_REGION and UPLOAD_CA. Copies after the first get their number behind
+ * the key. Prints one line of name=value; exit 1 if an upload failed.
  */
 #include "upload.h"
 
@@ -147,6 +147,7 @@ int main(int argc, char **argv)
         .acl = kind == STORE_S3 ? "private" : "",
         .access_key = setting("UPLOAD_ACCESS_KEY", "S3RVER"),
         .secret_key = setting("UPLOAD_SECRET_KEY", "S3RVER"),
+        .sse = setting("UPLOAD_SSE", ""),
         .session_token = setting("UPLOAD_SESSION_TOKEN", ""),
         .sas = setting("UPLOAD_SAS", ""),
         .access_token = setting("UPLOAD_TOKEN", "token"),
