@@ -497,10 +497,10 @@ def certificates(tmp_path_factory):
     def openssl(*words):
         subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, cwd=home)
     for ca in ("ca", "other"):
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca + ".key", "-out", ca + ".pem", "-days", 30, "-subj", "/CN=" + ca)
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", ca + ".key", "-out", ca + ".pem", "-days", 30, "-subj", "/CN=" + ca)
     for name, ca, subject, days in (("right", "ca", "IP:127.0.0.1", 30), ("wrong CA", "other", "IP:127.0.0.1", 30),
                                     ("wrong host", "ca", "DNS:example.org", 30), ("expired", "ca", "IP:127.0.0.1", -1)):
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=emulator",
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=emulator",
                 "-addext", "subjectAltName=" + subject)
         openssl("x509", "-req", "-in", name + ".csr", "-CA", ca + ".pem", "-CAkey", ca + ".key", "-CAcreateserial", "-days", days,
                 "-copy_extensions", "copy", "-out", name + ".pem")
