@@ -78,6 +78,7 @@ static void add_disposition(const char *name, struct buf *b)
 
 /* ---- a request ---- */
 
+static char *print_exactly(const char *fmt, va_list args) __attribute__((format(printf, 1, 0)));
 static char *print_exactly(const char *fmt, va_list args)
 {
     va_list again;

@@ -563,20 +563,20 @@ static inline bool store_answers(struct store_connection *c, struct question *q,
     return is_open;
 }
 
-static inline const struct fault *find_fault(struct store *s, enum asked asked)
+static inline struct fault find_fault(struct store *s, enum asked asked)
 {
-    static const struct fault none;
+    struct fault found = {.what = FAULT_NONE};
     pthread_mutex_lock(&s->lock);
     unsigned nth = ++s->asked[asked];
     if (++s->now > s->most)
         s->most = s->now;
-    pthread_mutex_unlock(&s->lock);
     for (size_t i = 0; i < STORE_FAULTS; i++) {
         const struct fault *f = &s->faults[i];
         if (f->what != FAULT_NONE && f->asked == asked && nth >= f->from && nth < f->from + f->times)
-            return f;
+            found = *f;
     }
-    return &none;
+    pthread_mutex_unlock(&s->lock);
+    return found;
 }
 
 static inline void store_left(struct store *s)
@@ -589,18 +589,18 @@ static inline void store_left(struct store *s)
 /* true: the connection goes on. */
 static inline bool serve_one(struct store_connection *c, struct question *q)
 {
-    const struct fault *f = find_fault(c->s, q->asked);
-    const char *headers = f->headers != NULL ? f->headers : "", *body = f->body != NULL ? f->body : "";
-    if (f->what == FAULT_CALL)
-        f->call(f->arg); /* before the body is asked for */
+    const struct fault f = find_fault(c->s, q->asked);
+    const char *headers = f.headers != NULL ? f.headers : "", *body = f.body != NULL ? f.body : "";
+    if (f.what == FAULT_CALL)
+        f.call(f.arg); /* before the body is asked for */
     bool is_open = read_body(c, q);
     while (c->s->hold && !c->s->is_stopping)
         usleep(1000);
     if (is_open) {
-        switch (f->what) {
+        switch (f.what) {
         case FAULT_ANSWER:
             store_left(c->s);
-            return answer(c, f->status, headers, body);
+            return answer(c, f.status, headers, body);
         case FAULT_CUT:
             is_open = false;
             break;
@@ -616,7 +616,7 @@ static inline bool serve_one(struct store_connection *c, struct question *q)
             close(nowhere[0]);
             close(nowhere[1]);
             store_left(c->s);
-            return f->what == FAULT_LATE && answer(c, f->status, headers, body);
+            return f.what == FAULT_LATE && answer(c, f.status, headers, body);
         }
         case FAULT_DAMAGE:
             if (q->body.size > 0)
@@ -626,7 +626,7 @@ static inline bool serve_one(struct store_connection *c, struct question *q)
         case FAULT_CALL:
         case FAULT_HALF:
             store_left(c->s);
-            return store_answers(c, q, f->what == FAULT_HALF);
+            return store_answers(c, q, f.what == FAULT_HALF);
         }
     }
     store_left(c->s);

@@ -354,7 +354,7 @@ static void body_file(struct call *c, int fd, uint64_t offset, uint64_t size)
 
 static const enum store_kind kinds[] = {STORE_S3, STORE_AZURE, STORE_GCS};
 #define EACH_KIND(f, kind)                                                                                             \
-    for (size_t i_kind = 0, kind; i_kind < 3 && (kind = kinds[i_kind], store_reset((f)->store), true); i_kind++)
+    for (enum store_kind kind = STORE_S3; kind <= STORE_GCS && (store_reset((f)->store), true); kind++)
 
 /* ---- what arrives ---- */
 
@@ -576,7 +576,7 @@ static void each_request_is_tried_again_where_that_helps(void **state)
                     fault.times = 2;
                     run_with(f, &c, kind, &fault, all[k] == ASKED_SINGLE ? SMALL / 2 : 3 * SMALL + 5, gzip);
                     if (c.result.err.code != ERR_NONE)
-                        fail_msg("store %zu fault %zu asked %zu from %u gzip %d: %s", kind, i, k, from, gzip,
+                        fail_msg("store %d fault %zu asked %zu from %u gzip %d: %s", kind, i, k, from, gzip,
                                  c.result.err.text);
                 }
 }
@@ -740,7 +740,7 @@ static void a_store_that_gives_nonsense_ends(void **state)
             continue;
         run_with(f, &c, kind, &fault, 2 * SMALL, false);
         if (c.result.err.code != ERR_REMOTE)
-            fail_msg("store %zu fault %zu: %d", kind, i, c.result.err.code);
+            fail_msg("store %d fault %zu: %d", kind, i, c.result.err.code);
     }
 }
 
@@ -806,7 +806,7 @@ static void renewed_credentials_go_on_where_it_was(void **state)
         for (int way = 0; way < 4; way++) {
             struct call c;
             unsigned nth = asked == ASKED_PIECE ? 3 : 1;
-            if (!can_ask((enum store_kind)kind, asked))
+            if (!can_ask(kind, asked))
                 continue;
             call_init(f, &c, kind);
             c.r.expired = on_expired;
@@ -814,7 +814,7 @@ static void renewed_credentials_go_on_where_it_was(void **state)
             c.renews_later = !c.renews;
             run_expiry(f, &c, kind, asked, nth, way >= 2);
             if (c.result.err.code != ERR_NONE)
-                fail_msg("store %zu asked %d way %d: %s", kind, asked, way, c.result.err.text);
+                fail_msg("store %d asked %d way %d: %s", kind, asked, way, c.result.err.text);
             assert_int_equal(c.expired, 1);
             assert_int_equal(f->store->uploads <= 1, true); /* no second session */
         }
@@ -827,7 +827,7 @@ static void without_new_credentials_it_ends_as_expired(void **state)
     for (enum asked asked = ASKED_SINGLE; asked <= ASKED_COMMIT; asked++)
         for (int way = 0; way < 4; way++) {
             struct call c;
-            if (!can_ask((enum store_kind)kind, asked))
+            if (!can_ask(kind, asked))
                 continue;
             call_init(f, &c, kind);
             c.r.expired = way > 0 ? on_expired : NULL; /* 1: it has none */
@@ -1003,7 +1003,7 @@ static void it_can_end_at_every_turn_of_the_loop(void **state)
         for (int ending = 0; ending < END_KINDS; ending++) {
             bool was_early = true;
             for (unsigned turns = 0; was_early && turns < 400; turns += turns < 40 ? 1 : 7)
-                run_to_an_end(f, (enum store_kind)kind, body, (enum ending_kind)ending, turns, &was_early);
+                run_to_an_end(f, kind, body, (enum ending_kind)ending, turns, &was_early);
         }
 }
 
