@@ -92,6 +92,7 @@ static enum next ends(struct job *job, enum file_state end, const char *fmt, ...
     va_start(args, fmt);
     vsnprintf(job->reason, sizeof job->reason, fmt, args);
     va_end(args);
+    log_redact(job->reason); /* it goes to the ledger, to notes and into answers of every kind */
     job->end = end;
     return go(job, JOB_RECORDING);
 }

@@ -15,6 +15,7 @@
 
 #define ANSWER_MAX (16u << 20)
 #define PAUSE_MAX_MS (24u * 3600 * 1000)
+#define SECRET_PART_MIN 6             /* letters of a secret, whole or what a cut left of it; fewer are anybody's */
 #define PAUSE_DEFAULT_MS (60u * 1000) /* maintenance that does not say for how long */
 
 struct api_call {
@@ -216,6 +217,58 @@ static void refuse(struct api_call *call, struct api_reply *r)
     }
 }
 
+/*
+ * The JSON of an answer, NULL for anything else. What the service says ends in messages, in the ledger and in notes
+ * beside files, so our token is made stars before anything of it is cut or copied.
+ */
+static struct json_object *parse(const struct keboola *k, const struct http_answer *answer)
+{
+    const char *token = k->options->token;
+    size_t n = strlen(token), size = answer->body_size;
+    if (size == 0)
+        return NULL;
+    bool quotes = n >= SECRET_PART_MIN && memmem(answer->body, size, token, n) != NULL;
+    char *own = quotes ? malloc(size) : NULL;
+    const char *body = answer->body;
+    if (own != NULL) {
+        memcpy(own, body, size);
+        for (char *p = own; (p = memmem(p, size - (size_t)(p - own), token, n)) != NULL; p += n)
+            memset(p, '*', n);
+        body = own;
+    } else if (quotes) {
+        return NULL; /* out of memory: nothing of it may be told */
+    }
+    struct json_object *json = NULL;
+    struct json_tokener *tokener = json_tokener_new();
+    if (tokener != NULL) {
+        json = json_tokener_parse_ex(tokener, body, (int)size);
+        if (json_tokener_get_error(tokener) != json_tokener_success) {
+            json_object_put(json);
+            json = NULL;
+        }
+        json_tokener_free(tokener);
+    }
+    free(own);
+    return json;
+}
+
+void api_hide(struct err *err, const char *secret)
+{
+    size_t n = secret != NULL ? strlen(secret) : 0;
+    if (n < SECRET_PART_MIN)
+        return;
+    for (char *p; (p = strstr(err->text, secret)) != NULL;) {
+        memcpy(p, "***", 3);
+        memmove(p + 3, p + n, strlen(p + n) + 1);
+    }
+    size_t length = strlen(err->text); /* one that was cut off at the end */
+    for (size_t cut = n < length ? n : length; cut >= SECRET_PART_MIN; cut--)
+        if (strncmp(err->text + length - cut, secret, cut) == 0) {
+            snprintf(err->text + length - cut, sizeof err->text - (length - cut), "***");
+            return;
+        }
+}
+
 static void on_answer(void *arg, const struct http_answer *answer)
 {
     struct api_call *call = arg;
@@ -224,15 +277,7 @@ static void on_answer(void *arg, const struct http_answer *answer)
     if (answer->err.code == ERR_NONE) {
         bool is_good = answer->status >= 200 && answer->status < 300;
         r.retry_after_ms = retry_after(answer);
-        struct json_tokener *tokener = answer->body_size > 0 ? json_tokener_new() : NULL;
-        if (tokener != NULL) {
-            r.json = json_tokener_parse_ex(tokener, answer->body, (int)answer->body_size);
-            if (json_tokener_get_error(tokener) != json_tokener_success) {
-                json_object_put(r.json);
-                r.json = NULL;
-            }
-            json_tokener_free(tokener);
-        }
+        r.json = parse(call->k, answer);
         const char *code = api_text(r.json, "code");
         const char *message = api_text(r.json, "error");
         r.code = code != NULL ? code : "";

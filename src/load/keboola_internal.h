@@ -111,6 +111,8 @@ struct json_object *api_member(struct json_object *o, const char *key); /* NULL 
 /* A list of texts, or an object whose values are texts (the service encodes some lists so), into ARENA. */
 enum err_code api_texts(struct json_object *o, struct arena *arena, const char ***ret, size_t *ret_count,
                         struct err *err);
+/* Take SECRET (NULL: none) out of the text, also a part of it that was cut at the end. */
+void api_hide(struct err *err, const char *secret);
 /* Two error codes of the service, without case. */
 bool code_is(const char *code, const char *want);
 

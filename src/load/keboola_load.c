@@ -679,10 +679,16 @@ static void on_uploaded(void *arg, const struct upload_result *result)
     struct kload *l = arg;
     l->upload = NULL;
     l->err = result->err;
-    if (result->err.code != ERR_NONE)
+    if (result->err.code != ERR_NONE) {
         l->load->retry_after_ms = result->retry_after_ms;
+        api_hide(&l->err, l->target.secret_key); /* a store may quote the request */
+        api_hide(&l->err, l->target.session_token);
+        api_hide(&l->err, l->target.sas);
+        api_hide(&l->err, l->target.access_token);
+        api_hide(&l->err, l->k->options->token);
+    }
     if (result->is_expired && !l->load->stop) {
-        struct err err = result->err;
+        struct err err = l->err;
         err_clear(&l->err);
         if (prepare_again(l, &err) == OVER)
             finish(l);

@@ -94,7 +94,7 @@ class Loader(Chute):
     def assert_no_secret(self, running=True):
         """Neither what it wrote nor what it tells has a secret in it."""
         said = {"log": self.log_text()}
-        for path in self.state.rglob("*"):
+        for path in [*self.home.glob("*.log"), *self.state.rglob("*")]:
             if path.is_file():
                 said[str(path.relative_to(self.home))] = path.read_bytes().decode("latin-1")
         for words in (["status", "--json"], ["receipts", "--json"], ["status"]):
