@@ -319,12 +319,12 @@ static void read_rights(struct keboola *k, struct json_object *token)
     if (!json_object_is_type(map, json_type_object))
         return;
     k->permits = arena_alloc(&k->rights, (size_t)json_object_object_length(map) * sizeof *k->permits);
-    json_object_object_foreach(map, bucket, level)
-    {
-        const char *text = json_object_get_string(level);
+    struct json_object_iterator at = json_object_iter_begin(map), end = json_object_iter_end(map);
+    for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
+        const char *text = json_object_get_string(json_object_iter_peek_value(&at));
         if (k->permits == NULL || text == NULL)
             continue;
-        struct permit p = {arena_strdup(&k->rights, bucket), arena_strdup(&k->rights, text)};
+        struct permit p = {arena_strdup(&k->rights, json_object_iter_peek_name(&at)), arena_strdup(&k->rights, text)};
         if (p.bucket != NULL && p.level != NULL)
             k->permits[k->permit_count++] = p;
     }

@@ -82,12 +82,9 @@ enum err_code api_texts(struct json_object *o, struct arena *arena, const char *
             failed = texts[used++] == NULL;
         }
     } else if (n > 0 && !failed) {
-        json_object_object_foreach(o, key, value)
-        {
-            (void)key;
-            const char *s = json_object_get_string(value);
-            if (failed)
-                break;
+        struct json_object_iterator at = json_object_iter_begin(o), end = json_object_iter_end(o);
+        for (; !json_object_iter_equal(&at, &end) && !failed; json_object_iter_next(&at)) {
+            const char *s = json_object_get_string(json_object_iter_peek_value(&at));
             texts[used] = arena_strdup(arena, s != NULL ? s : "");
             failed = texts[used++] == NULL;
         }
