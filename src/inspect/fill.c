@@ -10,9 +10,9 @@ size_t cut_sequence(const char *s, size_t n)
 {
     for (size_t i = 1; i <= 3 && i <= n; i++) {
         unsigned char c = (unsigned char)s[n - i];
-        if (c < 0x80)
-            return 0;
-        if (c >= 0xC0)
+        if (c < 0x80 || c == 0xC0 || c == 0xC1 || c > 0xF4)
+            return 0; /* begins nothing: what is wrong is so wherever a block ends, or what a row may have */
+        if (c >= 0xC2)
             return i < (c >= 0xF0 ? 4u : c >= 0xE0 ? 3u : 2u) ? i : 0;
     }
     return 0;
