@@ -11,7 +11,8 @@ import threading
 import time
 import urllib.request
 
-from chute import BINARY, wait_until, write_file
+import pytest
+from chute import BINARY, tool, wait_until, write_file
 
 
 def test_a_missing_folder_is_said_and_fails_run_once(chute):
@@ -144,6 +145,18 @@ def test_load_into_a_folder_that_does_not_exist_says_so_at_once(chute):
     done = chute.command("load", "a.csv", "--to", "sqlite:missing/out.db", timeout=15)
     assert done.returncode == 1
     assert "its folder does not exist; create or mount it" in done.stderr
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_load_ends_well_also_where_the_disk_is_slow(chute, when):
+    """It gives up while the ledger still forgets the load before, which takes longer here than the look at the destination."""
+    write_file(chute.home / "a.csv", "a\n1\n")
+    assert chute.command("load", "a.csv", "--to", "sqlite:out.db").returncode == 0
+    process = chute.spawn(["load", "a.csv", "--to", "sqlite:missing/out.db"], prefix=[
+        tool("strace"), "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
+        "-e", "inject=fdatasync,fsync:delay_enter=3000000:when=%d" % when])
+    assert process.wait(60) == 1
+    assert "its folder does not exist" in chute.log_text()
 
 
 def test_reset_of_no_flow_says_so(chute):
