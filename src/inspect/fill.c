@@ -23,6 +23,11 @@ static void text_is_there(struct parser *p)
     p->text_pos = 0;
     p->text[-1] = '\n';
     memset(p->text + p->text_size, p->dialect->delimiter, TEXT_PAD);
+    if (p->skims) {
+        p->is_utf8 = scan_is_utf8(p->text, p->text_size);
+        p->valid_to = 0;
+        return;
+    }
     unsigned flags = scan_block(p->text, p->text_size, p->dialect->delimiter, p->flags);
     p->is_utf8 = (flags & SCAN_HIGH) == 0 || scan_is_utf8(p->text, p->text_size);
 }
@@ -186,8 +191,8 @@ static enum err_code step(struct parser *p, bool *is_full, struct err *err)
     const char *lf = memchr(s, '\n', n);
     if (lf != NULL)
         n = (size_t)(lf - s) + 1;
-    unsigned flags = 0;
-    for (size_t i = p->text_pos / SCAN_CHUNK; i <= (p->text_pos + n - 1) / SCAN_CHUNK; i++)
+    unsigned flags = p->skims ? SCAN_ALL : 0; /* few pieces come here then: not worth a look at all of the text */
+    for (size_t i = p->text_pos / SCAN_CHUNK; i <= (p->text_pos + n - 1) / SCAN_CHUNK && !p->skims; i++)
         flags |= p->flags[i];
     if (__builtin_expect((flags & SCAN_CR) != 0, 0)) {
         const char *cr = memchr(s, '\r', n);
@@ -211,10 +216,16 @@ static enum err_code fill(struct parser *p, struct batch *b, struct err *err)
         return err->code;
     bool is_full = false;
     while (!is_full && b->rows.rows < b->rows_max && b->bad_count < 256) {
+        if (p->skims && p->text_pos < p->text_size && !p->in_record && (p->header_done || !p->skips_header))
+            count_records(p);
         if (p->text_pos < p->text_size) {
             if (step(p, &is_full, err) != ERR_NONE)
                 return err->code;
             continue;
+        }
+        if (p->skims && p->text_pos > 0 && !p->in_record) {
+            p->text_pos = p->text_size = 0; /* once per block of text, for what the puller tells of the progress */
+            return ERR_NONE;
         }
         if (p->stop != NULL && atomic_load_explicit(p->stop, memory_order_relaxed))
             return err_set(err, ERR_STOPPED, false, "stopped");

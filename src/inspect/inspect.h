@@ -34,7 +34,7 @@ struct inspect_options {
     const char *const *expect_columns; /* columns of the table, if it exists: only a dialect whose header has them
                                           (by name, any order) is accepted by `auto`; NULL: unknown */
     size_t expect_count;
-    bool no_kinds; /* nobody asks which kinds of value the columns have: don't look */
+    bool no_kinds;           /* nobody asks which kinds of value the columns have: don't look */
     struct reject_sink sink; /* used when skip_bad_rows > 0 */
     uint64_t buffer_bytes;   /* bound for read-ahead; 0: 4 MiB */
 };

@@ -6,6 +6,7 @@
  * scan.c     one quick look at a block of text: what needs the careful path
  * parser.c   libcsv, line by line: records with their places, bad ones told apart
  * fill.c     blocks of text in, batches of rows out
+ * count.c    whole records passed over without libcsv, where nobody takes cells
  * kind.c     which kinds of value a column can still have
  * sniff.c    delimiter and header from the head
  * head.c, rows.c  the two public entrances
@@ -34,7 +35,9 @@ struct inspect_knobs {
     size_t block;       /* bytes per read and per block of text */
     size_t batch_bytes; /* cell data per batch */
     int threads;        /* 0 never, 1 always, -1 by size */
+    int count;          /* enum count_how */
 };
+enum count_how { COUNT_BEST, COUNT_BY_SSE2, COUNT_BY_WORDS }; /* what count.c may use of this machine */
 extern struct inspect_knobs inspect_knobs;
 
 /* ---- decode.c */
@@ -87,7 +90,8 @@ enum scan_flags {
     SCAN_HIGH = 1,  /* a byte >= 0x80 */
     SCAN_NUL = 2,   /* a NUL */
     SCAN_SPACE = 4, /* a space or tab that touches a delimiter, a line end or the edge of the block */
-    SCAN_CR = 8     /* a CR that no LF follows (or that ends the block) */
+    SCAN_CR = 8,    /* a CR that no LF follows (or that ends the block) */
+    SCAN_ALL = SCAN_HIGH | SCAN_NUL | SCAN_SPACE | SCAN_CR /* look closely: never wrong, but slower */
 };
 /*
  * Flags of every SCAN_CHUNK of TEXT[0..SIZE), and of all of it. TEXT[-1] and TEXT[SIZE..SIZE+TEXT_PAD) must be
@@ -201,6 +205,11 @@ struct parser {
     uint64_t odd;
     bool no_kinds;
     bool header_done;
+    /* a pass that nobody takes rows from: good ones are counted and dropped */
+    bool skims;
+    size_t valid_to;              /* without is_utf8: TEXT is UTF-8 without NUL up to here */
+    const struct rows_skim *skim; /* whom to tell of cuts */
+    uint64_t next_cut;            /* the first good record from this offset on is told */
     /* a record that the end of a batch cut */
     char *carry;
     size_t carry_size, carry_used;
@@ -215,6 +224,8 @@ void parser_restart(struct parser *p, uint64_t first_offset);
 /* One piece of text with its flags: at most one line end, at its end. The batch must have room for N bytes. */
 enum err_code parser_feed(struct parser *p, const char *s, size_t n, unsigned flags, struct err *err);
 enum err_code parser_finish(struct parser *p, struct err *err); /* the text is over */
+/* The N bytes at S, where the parser would begin a record, are a good one that nobody wants. Lines are not counted. */
+void parser_good_record(struct parser *p, const char *s, size_t n);
 
 /* ---- fill.c */
 /* Fill B (cleared) with rows. B->is_last at the end of the text or with B->err. */
@@ -224,6 +235,14 @@ void parser_memory(struct parser *p, char *text, size_t size);
 size_t cut_sequence(const char *s, size_t n); /* bytes at the end that begin a UTF-8 sequence and do not end it */
 /* Put the place that TEXT before a damaged or wrong byte leads to before the message of ERR. */
 void add_place(struct err *err, uint64_t line, uint64_t column);
+
+/* ---- count.c */
+bool count_knows(const struct dialect *dialect); /* are its delimiter and quote what count.c can look for? */
+/*
+ * Between two records: move the text position behind as many good ones as can be told by a quick look. Those that it
+ * leaves are not bad, only somebody else's. For P->skims, P->is_utf8 or P->valid_to set for this text.
+ */
+void count_records(struct parser *p);
 
 /* ---- sniff.c */
 /* Choose the delimiter for TEXT; IS_WHOLE: nothing follows it. */

@@ -242,6 +242,21 @@ static void pad_record(struct parser *p)
     }
 }
 
+static void tell_cut(struct parser *p, uint64_t offset)
+{
+    if (p->skim->cut_bytes == 0 || offset < p->next_cut)
+        return;
+    p->skim->on_cut(p->skim->arg, offset);
+    p->next_cut = offset + p->skim->cut_bytes;
+}
+
+void parser_good_record(struct parser *p, const char *s, size_t n)
+{
+    tell_cut(p, p->offset);
+    p->record++;
+    p->offset += own_width(p, s, n);
+}
+
 static enum err_code finish_record(struct parser *p, struct err *err)
 {
     struct batch *b = p->batch;
@@ -254,12 +269,17 @@ static enum err_code finish_record(struct parser *p, struct err *err)
             pad_record(p);
             p->odd++;
         } else if (bad_record(p, err, "line %llu: %zu field%s, expected %zu (byte offset %llu)",
-                            (unsigned long long)p->record_line, p->fields, p->fields == 1 ? "" : "s", p->columns,
-                            (unsigned long long)p->record_offset) != ERR_NONE)
+                              (unsigned long long)p->record_line, p->fields, p->fields == 1 ? "" : "s", p->columns,
+                              (unsigned long long)p->record_offset) != ERR_NONE)
             return err->code;
     }
     if (__builtin_expect(p->bad[0] != '\0', 0))
         return finish_bad(p, number, err);
+    if (p->skims) {
+        tell_cut(p, p->record_offset);
+        drop_record(p);
+        return ERR_NONE;
+    }
     size_t row = b->rows.rows++;
     b->record[row] = number;
     b->line[row] = p->record_line;
@@ -490,7 +510,9 @@ void parser_restart(struct parser *p, uint64_t first_offset)
     p->offset = first_offset;
     p->line_chars = p->record = p->bad_count = p->odd = 0;
     p->after_cr = p->in_record = p->row_ended = p->in_quotes = p->skips_line = false;
-    p->header_done = p->has_carry = p->extra_failed = false;
+    p->header_done = p->has_carry = p->extra_failed = p->skims = false;
+    p->valid_to = 0;
+    p->next_cut = 0;
     p->bad[0] = '\0';
     p->fields = 0;
 }

@@ -27,11 +27,11 @@ struct file_rows {
     struct parser parser;
     struct batch *batches[BATCHES]; /* [0] only when inline */
     size_t batch_count;
-    struct batch *current;   /* the puller's */
+    struct batch *current;        /* the puller's */
     uint64_t records, bytes, odd; /* up to the end of CURRENT */
-    bool is_over;            /* CURRENT was the last */
-    struct err pending;      /* what ended the pass, told after the rows before it */
-    struct err failed;       /* what every further call answers */
+    bool is_over;                 /* CURRENT was the last */
+    struct err pending;           /* what ended the pass, told after the rows before it */
+    struct err failed;            /* what every further call answers */
     /* the thread; under LOCK: the two queues, and GROWN */
     bool is_threaded, is_running;
     uv_thread_t thread;
@@ -218,19 +218,9 @@ static enum err_code read_on(struct file_rows *r, struct err *err)
     return ERR_NONE;
 }
 
-static enum err_code next_batch(struct file_rows *r, const struct row_batch **ret_batch, struct err *err)
+/* What ended the pass: an error, or the end of the file, and then RESULT. */
+static enum err_code end_pass(struct file_rows *r, struct err *err)
 {
-    static const struct row_batch none;
-    give_back(r);
-    while (!r->is_over) {
-        if (take_full(r, err) != ERR_NONE || take_news(r, err) != ERR_NONE)
-            return err->code;
-        if (r->current->rows.rows > 0) {
-            *ret_batch = &r->current->rows;
-            return ERR_NONE;
-        }
-        give_back(r);
-    }
     if (r->pending.code != ERR_NONE) {
         *err = r->pending;
         return err->code;
@@ -245,8 +235,24 @@ static enum err_code next_batch(struct file_rows *r, const struct row_batch **re
     r->base.result.bytes = r->bytes;
     r->base.result.odd = r->odd;
     text_hash(&r->stream, r->base.result.hash);
-    *ret_batch = &none;
     return ERR_NONE;
+}
+
+static enum err_code next_batch(struct file_rows *r, const struct row_batch **ret_batch, struct err *err)
+{
+    static const struct row_batch none;
+    give_back(r);
+    while (!r->is_over) {
+        if (take_full(r, err) != ERR_NONE || take_news(r, err) != ERR_NONE)
+            return err->code;
+        if (r->current->rows.rows > 0) {
+            *ret_batch = &r->current->rows;
+            return ERR_NONE;
+        }
+        give_back(r);
+    }
+    *ret_batch = &none;
+    return end_pass(r, err);
 }
 
 static enum err_code rows_next_batch(struct rows *rows, const struct row_batch **ret_batch, struct err *err)
@@ -293,6 +299,40 @@ static enum err_code rows_reject_row(struct rows *rows, size_t row, int column, 
     return err->code;
 }
 
+/* ---- a pass that nobody takes rows from: on the caller's thread, there is nothing to run ahead of */
+
+static enum err_code skim_all(struct file_rows *r, const struct rows_skim *skim, struct err *err)
+{
+    struct parser *p = &r->parser;
+    p->skims = true;
+    p->skim = skim;
+    p->stop = skim->stop;
+    p->before_grow = NULL;
+    while (!r->is_over) {
+        r->current = r->batches[0];
+        batch_clear(r->current);
+        parser_fill(p, r->current);
+        if (take_news(r, err) != ERR_NONE)
+            return err->code;
+    }
+    r->current = NULL;
+    return end_pass(r, err);
+}
+
+static enum err_code rows_pass_over(struct rows *rows, const struct rows_skim *skim, struct err *err)
+{
+    struct file_rows *r = of(rows);
+    struct err own;
+    if (err == NULL)
+        err = &own;
+    bool has_begun = r->is_running || r->bytes > 0 || r->failed.code != ERR_NONE;
+    if (has_begun || !r->options->no_kinds || !count_knows(&rows->shape->dialect))
+        return rows_pull_all(rows, skim, err);
+    if (skim_all(r, skim, err) != ERR_NONE)
+        r->failed = *err;
+    return r->failed.code;
+}
+
 /* ---- life */
 
 static enum err_code begin(struct file_rows *r, struct err *err)
@@ -301,6 +341,8 @@ static enum err_code begin(struct file_rows *r, struct err *err)
         return err->code;
     r->is_open = true;
     const struct dialect *d = &r->base.shape->dialect;
+    r->parser.stop = &r->stop;
+    r->parser.before_grow = r->is_threaded ? wait_alone : NULL;
     parser_restart(&r->parser, !d->has_bom ? 0 : d->encoding == ENC_UTF16 ? 2 : 3);
     r->full = NULL;
     r->full_tail = &r->full;
@@ -357,7 +399,11 @@ static void rows_done(struct rows *rows)
     free(r);
 }
 
-static const struct rows_ops file_rows_ops = {rows_next_batch, rows_reject_row, rows_again, rows_done};
+static const struct rows_ops file_rows_ops = {.next = rows_next_batch,
+                                              .reject = rows_reject_row,
+                                              .rewind = rows_again,
+                                              .free = rows_done,
+                                              .skim = rows_pass_over};
 
 static void fill_parser(struct file_rows *r, off_t size)
 {
@@ -370,7 +416,6 @@ static void fill_parser(struct file_rows *r, off_t size)
     p->bad_limit = r->options->skip_bad_rows;
     p->keeps_bad = p->bad_limit > 0;
     p->no_kinds = r->options->no_kinds;
-    p->stop = &r->stop;
     p->stream = &r->stream;
     p->block_size = BLOCK_BYTES;
     if (is_plain && p->dialect->encoding == ENC_UTF8 && size < (off_t)BLOCK_BYTES)
@@ -380,7 +425,6 @@ static void fill_parser(struct file_rows *r, off_t size)
     r->is_threaded = size > (is_plain ? THREAD_FROM_BYTES : THREAD_FROM_COMPRESSED);
     if (inspect_knobs.threads >= 0)
         r->is_threaded = inspect_knobs.threads > 0;
-    p->before_grow = r->is_threaded ? wait_alone : NULL;
     p->grow_arg = r;
     r->batch_count = r->is_threaded ? BATCHES : 1;
 }

@@ -83,8 +83,8 @@ static enum err_code header_matches(const char *text, size_t size, bool is_whole
     *ret = false;
     struct err ignored;
     const bool *made_up;
-    if (sniff_header(text, size, is_whole, delimiter, options->csv->quote, &arena, &names, &made_up, &count, &ignored) !=
-        ERR_NONE) {
+    if (sniff_header(text, size, is_whole, delimiter, options->csv->quote, &arena, &names, &made_up, &count,
+                     &ignored) != ERR_NONE) {
         arena_done(&arena);
         if (ignored.code == ERR_SYSTEM && err != NULL)
             *err = ignored;

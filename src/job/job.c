@@ -183,6 +183,7 @@ static enum next enter_opening(struct job *job)
     /* What reads a large file to its end takes a thread of its own: the pool must stay free for the ledger. */
     bool is_long = job->row.file.size > (16u << 20) && (job->want_hash || !job->outlet->config->ops->accepts_rows);
     job->work.arg = job;
+    atomic_store(&job->load.stop, false);
     enum err_code code = is_long ? work_thread(job->engine->loop, &job->work, open_run, on_opened, &job->err)
                                  : work_start(job->engine->loop, &job->work, open_run, on_opened, &job->err);
     if (code != ERR_NONE)

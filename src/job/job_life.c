@@ -80,6 +80,8 @@ void job_abort(struct job *job)
 {
     if (job->is_begun)
         job->outlet->config->ops->abort(job->outlet->state, &job->load);
+    else
+        atomic_store(&job->load.stop, true); /* of a large file that is being read before it is sent */
 }
 
 /* PATH is being written in place: what we read of it is no version. */

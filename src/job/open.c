@@ -95,35 +95,34 @@ static enum err_code check_prefix(struct job *job)
 }
 
 /* A file that is too large for one piece: remember where records begin that may begin the next one. */
-static enum err_code note_cuts(struct job *job, const struct row_batch *batch, uint64_t slice)
+static void note_cut(void *arg, uint64_t offset)
 {
-    if (job->cuts == NULL) {
-        job->cut_max = (size_t)(job->row.file.size / slice) + 2;
-        job->cuts = arena_alloc(&job->arena, job->cut_max * sizeof *job->cuts);
-        if (job->cuts == NULL)
-            return err_nomem(&job->err);
-    }
-    for (size_t r = 0; r < batch->rows && job->cut_count < job->cut_max; r++) {
-        if (job->cut_count > 0 && batch->offset[batch->rows - 1] < job->cuts[job->cut_count - 1] + slice)
-            break;
-        if (job->cut_count == 0 || batch->offset[r] >= job->cuts[job->cut_count - 1] + slice)
-            job->cuts[job->cut_count++] = batch->offset[r];
-    }
-    return ERR_NONE;
+    struct job *job = arg;
+    if (job->cut_count < job->cut_max) /* the file may have grown since: then it is not sent */
+        job->cuts[job->cut_count++] = offset;
+}
+
+static enum err_code allocate_cuts(struct job *job, uint64_t slice)
+{
+    job->cut_max = (size_t)(job->row.file.size / slice) + 2;
+    job->cuts = arena_alloc(&job->arena, job->cut_max * sizeof *job->cuts);
+    return job->cuts != NULL ? ERR_NONE : err_nomem(&job->err);
 }
 
 /* A destination that wants the file gets one that has been read to its end: nothing bad is sent. */
 static enum err_code inspect_whole(struct job *job)
 {
     const struct dest_ops *ops = job->outlet->config->ops;
-    const struct row_batch *batch;
+    struct rows_skim skim = {.on_cut = note_cut, .arg = job, .stop = &job->load.stop};
     uint64_t slice = ops->slice_bytes != NULL ? ops->slice_bytes(job->outlet->config->options) : 0;
-    bool cuts = slice > 0 && job->row.file.size > slice && job->shape->dialect.compression == COMPRESSION_NONE &&
-                job->shape->dialect.encoding == ENC_UTF8;
-    do {
-        if (rows_next(job->rows, &batch, &job->err) != ERR_NONE || (cuts && note_cuts(job, batch, slice) != ERR_NONE))
+    if (slice > 0 && job->row.file.size > slice && job->shape->dialect.compression == COMPRESSION_NONE &&
+        job->shape->dialect.encoding == ENC_UTF8) {
+        skim.cut_bytes = slice;
+        if (allocate_cuts(job, slice) != ERR_NONE)
             return job->err.code;
-    } while (batch->rows > 0);
+    }
+    if (rows_skim(job->rows, &skim, &job->err) != ERR_NONE)
+        return job->err.code;
     job->shape->is_whole = true;
     memcpy(job->hash, job->rows->result.hash, sizeof job->hash);
     job->has_hash = true;
@@ -165,7 +164,7 @@ void open_run(struct work *work)
         return;
     if (job->row.file.size > 0 && job->want_hash) {
         uint64_t size;
-        if (inspect_hash(job->fd, NULL, job->hash, &size, &job->err) != ERR_NONE)
+        if (inspect_hash(job->fd, &job->load.stop, job->hash, &size, &job->err) != ERR_NONE)
             return;
         job->has_hash = true;
     }

@@ -1,5 +1,7 @@
 """What a stranger meets: exit codes and lines that say what happened, commands that can be followed as printed."""
 import contextlib
+import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -7,6 +9,7 @@ import stat
 import subprocess
 import threading
 import time
+import urllib.request
 
 from chute import BINARY, wait_until, write_file
 
@@ -96,6 +99,22 @@ def test_names_of_files_never_steer_the_terminal(chute):
         assert one.returncode == 0, one.stderr
         assert "red" in one.stdout
         assert "\x1b" not in one.stdout + one.stderr and "red\n" not in one.stdout + one.stderr
+
+
+def test_a_name_that_is_no_text_does_not_spoil_what_scripts_read(chute):
+    name = b"\xff\xfe\xc3.csv"
+    chute.configure({"table": "all", "load": "append"}, http={"listen": "127.0.0.1:0"})
+    chute.start()
+    with open(os.fsencode(chute.inbox) + b"/" + name, "wb") as f:
+        f.write(b"a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    chute.wait_state("\ufffd\ufffd\ufffd.csv", "loaded")
+    chute.wait_receipts("\ufffd\ufffd\ufffd.csv", "loaded", 1)
+    with urllib.request.urlopen("http://127.0.0.1:%d/api/v1/status" % chute.http_port(), timeout=30) as answer:
+        assert json.loads(answer.read())["files"]["loaded"] == 1
+    for command in (["status", "--state", "loaded"], ["receipts"], ["explain", os.fsencode(chute.inbox) + b"/" + name]):
+        done = subprocess.run([BINARY, *command, "--state", str(chute.state)], capture_output=True, check=True)
+        assert ".csv" in done.stdout.decode()  # text, all of it
 
 
 def test_load_into_what_is_no_database_ends_at_once(chute):
