@@ -131,12 +131,12 @@ static void add_part(struct buf *b, const char *before, const char *text)
 }
 
 /* "POST buckets: 400: The bucket … (storage.buckets.alreadyExists, exception keboola-…)" */
-static void describe(struct buf *b, const struct api_call *call, const struct api_reply *r)
+static void describe(struct buf *b, const char *what, const struct api_reply *r)
 {
     const char *message = api_text(r->json, "error");
     if (message == NULL || message[0] == '\0')
         message = api_text(r->json, "message");
-    buf_printf(b, "%s: %d", call->what, r->status);
+    buf_printf(b, "%s: %d", what, r->status);
     add_part(b, ": ", message);
     struct json_object *errors = api_member(r->json, "errors");
     for (size_t i = 0; json_object_is_type(errors, json_type_array) && i < json_object_array_length(errors) && i < 4;
@@ -162,14 +162,13 @@ static bool is_maintenance(const struct api_reply *r)
     return r->status == 503 && status != NULL && strcasecmp(status, "maintenance") == 0;
 }
 
-static void refuse(struct api_call *call, struct api_reply *r)
+static void refuse(struct keboola *k, const char *what, struct api_reply *r)
 {
-    struct keboola *k = call->k;
     struct buf b;
     buf_init(&b);
-    describe(&b, call, r);
+    describe(&b, what, r);
     char text[sizeof r->err.text];
-    snprintf(text, sizeof text, "%s", b.failed ? call->what : b.data);
+    snprintf(text, sizeof text, "%s", b.failed ? what : b.data);
     buf_done(&b);
     const char *name = k->token_name[0] != '\0' ? k->token_name : "of this destination";
     switch (r->status) {
@@ -214,19 +213,15 @@ static void refuse(struct api_call *call, struct api_reply *r)
     }
 }
 
-/*
- * The JSON of an answer, NULL for anything else. What the service says ends in messages, in the ledger and in notes
- * beside files, so our token is made stars before anything of it is cut or copied.
- */
-static struct json_object *parse(const struct keboola *k, const struct http_answer *answer)
+struct json_object *api_parse(const struct keboola *k, const char *answer, size_t size)
 {
     const char *token = k->options->token;
-    size_t n = strlen(token), size = answer->body_size;
+    size_t n = strlen(token);
     if (size == 0)
         return NULL;
-    bool quotes = n >= SECRET_PART_MIN && memmem(answer->body, size, token, n) != NULL;
+    bool quotes = n >= SECRET_PART_MIN && memmem(answer, size, token, n) != NULL;
     char *own = quotes ? malloc(size) : NULL;
-    const char *body = answer->body;
+    const char *body = answer;
     if (own != NULL) {
         memcpy(own, body, size);
         for (char *p = own; (p = memmem(p, size - (size_t)(p - own), token, n)) != NULL; p += n)
@@ -266,26 +261,28 @@ void api_hide(struct err *err, const char *secret)
         }
 }
 
+void api_judge(struct keboola *k, const char *what, bool has_body, struct api_reply *r)
+{
+    const char *code = api_text(r->json, "code");
+    r->code = code != NULL ? code : "";
+    r->is_api = code != NULL || api_text(r->json, "error") != NULL || api_text(r->json, "exceptionId") != NULL;
+    bool is_container = json_object_is_type(r->json, json_type_object) || json_object_is_type(r->json, json_type_array);
+    if (r->status < 200 || r->status >= 300)
+        refuse(k, what, r);
+    else if (r->status != 204 && !is_container)
+        err_set(&r->err, ERR_REMOTE, true, "%s: answered %d with %s; is there a proxy in between?", what, r->status,
+                has_body ? "something that is no JSON" : "nothing");
+}
+
 static void on_answer(void *arg, const struct http_answer *answer)
 {
     struct api_call *call = arg;
     struct api_reply r = {
         .err = answer->err, .status = answer->status, .code = "", .maybe_received = answer->maybe_received};
     if (answer->err.code == ERR_NONE) {
-        bool is_good = answer->status >= 200 && answer->status < 300;
         r.retry_after_ms = retry_after(answer);
-        r.json = parse(call->k, answer);
-        const char *code = api_text(r.json, "code");
-        const char *message = api_text(r.json, "error");
-        r.code = code != NULL ? code : "";
-        r.is_api = message != NULL || code != NULL || api_text(r.json, "exceptionId") != NULL;
-        bool is_container =
-            json_object_is_type(r.json, json_type_object) || json_object_is_type(r.json, json_type_array);
-        if (!is_good)
-            refuse(call, &r);
-        else if (answer->status != 204 && !is_container)
-            err_set(&r.err, ERR_REMOTE, true, "%s: answered %d with %s; is there a proxy in between?", call->what,
-                    answer->status, answer->body_size > 0 ? "something that is no JSON" : "nothing");
+        r.json = api_parse(call->k, answer->body, answer->body_size);
+        api_judge(call->k, call->what, answer->body_size > 0, &r);
     } else {
         err_wrap(&r.err, "%s", call->what);
         r.status = 0;

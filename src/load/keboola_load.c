@@ -56,21 +56,6 @@ enum step {
 };
 enum next { AGAIN, WAIT, OVER };
 
-/* What a restart has to know. */
-struct walk {
-    char hash[33];
-    int64_t file, job;
-    int64_t ordered_ms; /* wall; 0: no import was ordered */
-    bool is_uploaded;
-    bool creates; /* the order makes the table */
-    bool made;    /* we defined it */
-    bool is_sliced;
-    bool is_keyed; /* the table has a primary key: the service removes duplicates */
-    bool is_raw;   /* the file's own bytes go up; else it is written anew */
-    uint64_t parsed, rejected, bytes;
-    int64_t rows_before; /* of the table; -1 unknown */
-};
-
 struct kload {
     struct load *load;
     struct keboola *k;
@@ -90,7 +75,7 @@ struct kload {
     char bucket[256];
     struct keboola_table table;
     const char **names, **key;
-    struct walk walk;
+    struct keboola_walk walk;
     bool is_raw;     /* decided once: a second pass over the rows begins with counts of nothing */
     bool is_adopted; /* the walk is that of another version of this file */
     int64_t define_job;
@@ -285,7 +270,7 @@ static enum next later(struct kload *l, uint64_t ms)
 
 /* ---- the checkpoint ---- */
 
-static void write_walk(const struct walk *w, char *ret, size_t size)
+void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size)
 {
     if (w->file == 0 && !w->made)
         ret[0] = '\0';
@@ -299,10 +284,10 @@ static void write_walk(const struct walk *w, char *ret, size_t size)
                  w->parsed, w->rejected, w->bytes, w->rows_before);
 }
 
-static bool read_walk(const char *text, struct walk *w)
+bool keboola_walk_read(const char *text, struct keboola_walk *w)
 {
     unsigned flags;
-    struct walk r = {0};
+    struct keboola_walk r = {0};
     if (text == NULL ||
         sscanf(text,
                "keboola1 hash=%32s file=%" SCNd64 " job=%" SCNd64 " ordered=%" SCNd64 " flags=%u parsed=%" SCNu64
@@ -332,7 +317,7 @@ static enum next enter_keep(struct kload *l)
 {
     char text[CHECKPOINT_MAX];
     struct err err = {0};
-    write_walk(&l->walk, text, sizeof text);
+    keboola_walk_write(&l->walk, text, sizeof text);
     l->is_saving = true;
     if (l->load->save(l->load, text, on_saved, &err) == ERR_NONE)
         return WAIT;
@@ -557,67 +542,73 @@ static enum next enter_prepare(struct kload *l)
     return next;
 }
 
-static const char *copy(struct kload *l, struct json_object *o, const char *key, bool *missing)
+static const char *copy(struct arena *arena, struct json_object *o, const char *key, bool *missing)
 {
     const char *s = api_text(o, key);
-    const char *ret = s != NULL ? arena_strdup(&l->arena, s) : NULL;
+    const char *ret = s != NULL ? arena_strdup(arena, s) : NULL;
     *missing = *missing || ret == NULL;
     return ret;
 }
 
 /* "BlobEndpoint=…;SharedAccessSignature=…" */
-static const char *connection_part(struct kload *l, const char *text, const char *key)
+static const char *connection_part(struct arena *arena, const char *text, const char *key)
 {
     size_t n = strlen(key);
     for (const char *p = text; p != NULL && *p != '\0'; p = strchr(p, ';'), p = p != NULL ? p + 1 : NULL)
         if (strncmp(p, key, n) == 0 && p[n] == '=')
-            return arena_strndup(&l->arena, p + n + 1, strcspn(p + n + 1, ";"));
+            return arena_strndup(arena, p + n + 1, strcspn(p + n + 1, ";"));
     return NULL;
 }
 
-/* What POST files/prepare and PUT files/ID/refresh hand out. false: something is missing. */
-static bool read_target(struct kload *l, struct json_object *file)
+bool keboola_target(struct json_object *file, const struct keboola_options *options, struct arena *arena,
+                    struct store_target *t, const char **ret_account)
 {
     const char *provider = api_text(file, "provider"), *name = api_text(file, "name");
-    struct store_target *t = &l->target;
     bool missing = false, ignored = false;
-    forget_target(l);
-    t->file_name = name != NULL ? arena_strdup(&l->arena, name) : NULL;
+    *ret_account = NULL;
+    memset(t, 0, sizeof *t);
+    t->file_name = name != NULL ? arena_strdup(arena, name) : NULL;
     if (provider == NULL)
         return false;
     if (strcmp(provider, "aws") == 0) {
         struct json_object *p = api_member(file, "uploadParams"), *c = api_member(p, "credentials");
         t->kind = STORE_S3;
-        t->endpoint = l->k->options->s3_endpoint;
-        t->region = copy(l, file, "region", &missing);
-        t->bucket = copy(l, p, "bucket", &missing);
-        t->key = copy(l, p, "key", &missing);
-        t->acl = copy(l, p, "acl", &ignored);
-        t->sse = copy(l, p, "x-amz-server-side-encryption", &ignored);
-        t->access_key = copy(l, c, "AccessKeyId", &missing);
-        t->secret_key = copy(l, c, "SecretAccessKey", &missing);
-        t->session_token = copy(l, c, "SessionToken", &ignored);
+        t->endpoint = options->s3_endpoint;
+        t->region = copy(arena, file, "region", &missing);
+        t->bucket = copy(arena, p, "bucket", &missing);
+        t->key = copy(arena, p, "key", &missing);
+        t->acl = copy(arena, p, "acl", &ignored);
+        t->sse = copy(arena, p, "x-amz-server-side-encryption", &ignored);
+        t->access_key = copy(arena, c, "AccessKeyId", &missing);
+        t->secret_key = copy(arena, c, "SecretAccessKey", &missing);
+        t->session_token = copy(arena, c, "SessionToken", &ignored);
     } else if (strcmp(provider, "azure") == 0) {
         struct json_object *p = api_member(file, "absUploadParams");
         const char *text = api_text(api_member(p, "absCredentials"), "SASConnectionString");
         t->kind = STORE_AZURE;
-        l->account = copy(l, p, "accountName", &ignored);
-        t->bucket = copy(l, p, "container", &missing);
-        t->key = copy(l, p, "blobName", &missing);
-        t->endpoint = connection_part(l, text, "BlobEndpoint");
-        t->sas = connection_part(l, text, "SharedAccessSignature");
+        *ret_account = copy(arena, p, "accountName", &ignored);
+        t->bucket = copy(arena, p, "container", &missing);
+        t->key = copy(arena, p, "blobName", &missing);
+        t->endpoint = connection_part(arena, text, "BlobEndpoint");
+        t->sas = connection_part(arena, text, "SharedAccessSignature");
         missing = missing || t->endpoint == NULL || t->sas == NULL;
     } else if (strcmp(provider, "gcp") == 0) {
         struct json_object *p = api_member(file, "gcsUploadParams");
         t->kind = STORE_GCS;
-        t->endpoint = l->k->options->gcs_endpoint;
-        t->bucket = copy(l, p, "bucket", &missing);
-        t->key = copy(l, p, "key", &missing);
-        t->access_token = copy(l, p, "access_token", &missing);
+        t->endpoint = options->gcs_endpoint;
+        t->bucket = copy(arena, p, "bucket", &missing);
+        t->key = copy(arena, p, "key", &missing);
+        t->access_token = copy(arena, p, "access_token", &missing);
     } else {
         return false;
     }
     return !missing;
+}
+
+static bool read_target(struct kload *l, struct json_object *file)
+{
+    forget_target(l);
+    return keboola_target(file, l->k->options, &l->arena, &l->target, &l->account);
 }
 
 static enum next answer_prepare(struct kload *l)
@@ -966,18 +957,19 @@ static enum next enter_look(struct kload *l)
     return ask(l, "GET", path, NULL, false);
 }
 
-/* The job that loads our file, or 0. *RET_MORE: the next page may have it. */
-static int64_t find_job(const struct kload *l, struct json_object *list, bool *ret_more)
+int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered_ms, bool *ret_more)
 {
     size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
     *ret_more = n > 0;
     for (size_t i = 0; i < n; i++) {
         struct json_object *job = json_object_array_get_idx(list, i);
         struct json_object *params = api_member(job, "operationParams");
-        if (api_number(api_member(params, "source"), "fileId", 0) == l->walk.file)
-            return api_number(job, "id", 0);
+        if (api_number(api_member(params, "source"), "fileId", 0) == file) {
+            int64_t id = api_number(job, "id", -1);
+            return id > 0 ? id : -1;
+        }
         int64_t at = created_ms(job);
-        *ret_more = *ret_more && (at == 0 || at > l->walk.ordered_ms - LOOK_MARGIN_MS);
+        *ret_more = *ret_more && (at == 0 || at > ordered_ms - LOOK_MARGIN_MS);
     }
     return 0;
 }
@@ -985,9 +977,14 @@ static int64_t find_job(const struct kload *l, struct json_object *list, bool *r
 static enum next answer_look(struct kload *l)
 {
     bool more;
+    struct err err = {0};
     if (l->reply->err.code != ERR_NONE)
         return refused(l);
-    int64_t job = find_job(l, l->reply->json, &more);
+    int64_t job = keboola_find_job(l->reply->json, l->walk.file, l->walk.ordered_ms, &more);
+    if (job < 0 || !json_object_is_type(l->reply->json, json_type_array)) { /* no answer at all: ask again */
+        err_set(&err, ERR_REMOTE, true, "GET jobs: the answer is no list of jobs with numbers");
+        return fails(l, &err);
+    }
     if (job > 0) {
         l->walk.job = job;
         l->polls = l->poll_failures = 0;
@@ -1007,7 +1004,6 @@ static enum next answer_look(struct kload *l)
     }
     if (++l->turns < TURNS_MAX)
         return keep(l, K_BUCKET);
-    struct err err = {0};
     err_set(&err, ERR_REMOTE, true, "the import was ordered %u times, and the service has no job for it", l->turns);
     return fails(l, &err);
 }
@@ -1161,7 +1157,7 @@ static enum step first_step(struct kload *l)
     const struct load *load = l->load;
     char hash[33];
     text_hex(load->hash, sizeof load->hash, hash);
-    bool has_walk = read_walk(load->checkpoint, &l->walk);
+    bool has_walk = keboola_walk_read(load->checkpoint, &l->walk);
     bool is_ours = has_walk && strcmp(l->walk.hash, hash) == 0;
     if (has_walk && (l->walk.job > 0 || l->walk.ordered_ms > 0)) {
         l->is_adopted = !is_ours;
