@@ -7,20 +7,25 @@ FROM debian:bookworm-slim AS build
 RUN find /lib/ /usr/lib/ -name '*.so*' -printf '%f\n' | sort -u > /base-libraries
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     gcc libc6-dev meson ninja-build pkg-config libuv1-dev libcsv-dev libsqlite3-dev libyaml-dev libjson-c-dev \
-    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev > /dev/null
+    libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev \
+    libcurl4-openssl-dev libssl-dev ca-certificates > /dev/null
 COPY . /src
 WORKDIR /src
 RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \
     && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet --tags runtime
-# The shared libraries it needs beyond the base, each with its licence.
-RUN set -e; ldd /out/usr/bin/chute > /needed; \
+# The shared libraries it needs beyond the base, each with its licence: linked ones, and libcurl with libcrypto, which it
+# loads itself when a configuration needs them; and the certificates that are believed.
+RUN set -e; curl="$(ldconfig -p | awk '$1 == "libcurl.so.4" { print $NF; exit }')"; \
+    { ldd /out/usr/bin/chute; echo "libcurl.so.4 => $curl"; ldd "$curl"; } | sort -u > /needed; \
     awk '$2 == "=>" { print $3 }' /needed | while read -r library; do \
         ! grep -qxF "$(basename "$library")" /base-libraries || continue; \
         install -D -m 644 -s "$(readlink -f "$library")" "/out/usr/lib/chute/$(basename "$library")"; \
-        package=$(dpkg -S "$(readlink -f "$library")" | cut -d: -f1 | head -n 1); \
+        file=$(readlink -f "$library"); package=$({ dpkg -S "$file" || dpkg -S "${file#/usr}"; } 2>/dev/null | cut -d: -f1 | head -n 1); \
         install -D -m 644 "/usr/share/doc/$package/copyright" "/out/usr/share/doc/$package/copyright"; \
     done; \
     install -D -m 644 LICENSE /out/usr/share/doc/chute/copyright; \
+    install -d /out/etc/ssl; cp -rL /etc/ssl/certs /out/etc/ssl/certs; \
+    install -D -m 644 /usr/share/doc/ca-certificates/copyright /out/usr/share/doc/ca-certificates/copyright; \
     install -D -m 644 deploy/chute.yaml /out/etc/chute/chute.yaml; \
     install -d -o 10001 -g 10001 -m 700 /out/var/lib/chute; \
     install -d /out/srv/inbox /out/etc/ld.so.conf.d; echo /usr/lib/chute > /out/etc/ld.so.conf.d/chute.conf

@@ -26,7 +26,7 @@ struct admin {
     struct client *clients; /* utlist */
     size_t client_count;
     struct question *questions; /* asked of ledger or engine, not yet answered */
-    struct web *http;          /* NULL: off */
+    struct web *http;           /* NULL: off */
 
     int open_parts; /* while closing: what has not answered yet */
     void (*closed)(void *arg);
@@ -132,5 +132,9 @@ struct json_object *offline_status(const struct command_context *c, struct err *
 const char *json_text(struct json_object *o, const char *key); /* "" if missing */
 int64_t json_number(struct json_object *o, const char *key);
 bool json_true(struct json_object *o, const char *key);
+
+/* TEXT for an answer that others read: what is no UTF-8 in it (a file's name may be any bytes) is U+FFFD, as in logs.
+ */
+struct json_object *report_text(const char *text);
 
 #endif

@@ -9,7 +9,7 @@
 
 static void add_text(struct json_object *o, const char *key, const char *text)
 {
-    json_object_object_add(o, key, json_object_new_string(text == NULL ? "" : text));
+    json_object_object_add(o, key, report_text(text));
 }
 
 static void add_number(struct json_object *o, const char *key, uint64_t number)

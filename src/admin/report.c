@@ -1,14 +1,33 @@
 /* report.c -- the state as one JSON object: for `chute status`, its --json, and /api/v1/status. */
 #include "admin_internal.h"
 
+#include "buf.h"
 #include "clock.h"
+#include "text.h"
 
 #include <string.h>
 #include <unistd.h>
 
+struct json_object *report_text(const char *text)
+{
+    size_t n = text == NULL ? 0 : strlen(text), valid = n == 0 ? 0 : text_utf8_valid(text, n);
+    if (valid == n)
+        return json_object_new_string(text == NULL ? "" : text);
+    struct buf b;
+    buf_init(&b);
+    for (size_t i = 0; i < n; i += valid + 1, valid = i < n ? text_utf8_valid(text + i, n - i) : 0) {
+        buf_add(&b, text + i, valid);
+        if (i + valid < n)
+            buf_adds(&b, "\xEF\xBF\xBD");
+    }
+    struct json_object *o = b.failed ? NULL : json_object_new_string(b.data);
+    buf_done(&b);
+    return o;
+}
+
 static void put_text(struct json_object *o, const char *key, const char *text)
 {
-    json_object_object_add(o, key, json_object_new_string(text == NULL ? "" : text));
+    json_object_object_add(o, key, report_text(text));
 }
 
 static void put_number(struct json_object *o, const char *key, uint64_t number)

@@ -213,13 +213,13 @@ static void time_or_null(struct json_object *o, const char *key, int64_t wall_ms
 static void print_row_json(const struct ledger_row *row, bool is_first)
 {
     struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "path", json_object_new_string(row->path));
-    json_object_object_add(o, "source", json_object_new_string(row->source));
-    json_object_object_add(o, "flow", json_object_new_string(row->flow));
-    json_object_object_add(o, "destination", json_object_new_string(row->dest));
-    json_object_object_add(o, "table", json_object_new_string(row->table));
+    json_object_object_add(o, "path", report_text(row->path));
+    json_object_object_add(o, "source", report_text(row->source));
+    json_object_object_add(o, "flow", report_text(row->flow));
+    json_object_object_add(o, "destination", report_text(row->dest));
+    json_object_object_add(o, "table", report_text(row->table));
     json_object_object_add(o, "state", json_object_new_string(file_state_names[row->state]));
-    json_object_object_add(o, "reason", json_object_new_string(row->reason));
+    json_object_object_add(o, "reason", report_text(row->reason));
     json_object_object_add(o, "size", json_object_new_uint64(row->file.size));
     json_object_object_add(o, "tries", json_object_new_int64(row->tries));
     time_or_null(o, "since", row->since_ms);

@@ -152,6 +152,10 @@ static void on_forgotten(void *arg, const struct err *err)
         return;
     }
     struct err offer = {0};
+    /* Stopped meanwhile, by a signal or because nothing takes the files: the ledger answers after the engine has gone.
+     */
+    if (daemon_engine(l->daemon) == NULL)
+        return;
     if (engine_offer(daemon_engine(l->daemon), l->paths, l->count, &offer) != ERR_NONE) {
         log_error("load: %s", offer.text);
         daemon_stop(l->daemon, EXIT_FAILED);

@@ -238,10 +238,15 @@ static bool is_section(const char *title, const char *name)
 }
 
 /* Does NAME mean option O here: "jobs", "limits.jobs"? */
-static bool is_option(const char *title, const char *option, const char *name)
+/* NAME alone or with its section; a secret also by the name of the file that may hold it. */
+static bool is_option(const char *title, const struct option *o, const char *name)
 {
     const char *dot = strrchr(name, '.');
-    char section[80];
+    char section[80], option[80];
+
+    size_t n = strlen(o->name), length = strlen(name);
+    bool is_file = o->type == OPT_SECRET && length > n + 5 - 1 && strcmp(name + length - 5, "_file") == 0;
+    snprintf(option, sizeof(option), "%s%s", o->name, is_file ? "_file" : "");
 
     if (dot == NULL)
         return strcmp(option, name) == 0;
@@ -267,7 +272,7 @@ char *config_help(const struct config_drivers *drivers, const char *name)
     }
     for (size_t i = 0; i < count && !is_known; i++)
         for (const struct option *o = sections[i].options; o->name != NULL; o++)
-            if (is_option(sections[i].title, o->name, name))
+            if (is_option(sections[i].title, o, name))
                 help_option(&b, sections[i].title, o);
     if (b.size > 0)
         return buf_take(&b);

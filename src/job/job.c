@@ -61,8 +61,24 @@ void job_resume(struct job *job)
     run(job, states[job->state].answer);
 }
 
+/*
+ * One table for all files of a flow, and OTHER, claimed before, is the newer one: it must not be replaced, unless it
+ * fails, which only its end tells. The claim could not know: the ledger learns of what is newest with that end.
+ */
+static bool is_newer_of_flow(const struct job *other, const struct job *job)
+{
+    if (job->flow->plan.mode != MODE_REPLACE || !flow_is_constant(job->flow) || other->is_drop ||
+        other->is_finish_only || strcmp(other->row.flow, job->row.flow) != 0 || other->row.id == job->row.id)
+        return false;
+    int64_t a = other->row.file.mtime_ns, b = job->row.file.mtime_ns;
+    return a != b ? a > b : strcmp(other->row.path, job->row.path) > 0;
+}
+
 void job_start(struct job *job)
 {
+    for (const struct job *other = job->engine->jobs; other != job && !job->is_drop && !job->is_finish_only;
+         other = other->next)
+        job->is_behind_newer = job->is_behind_newer || is_newer_of_flow(other, job);
     job->state = job->is_finish_only ? JOB_RECORDING : job->is_drop ? JOB_LOADING : JOB_OPENING;
     run(job, states[job->state].enter);
 }
@@ -76,6 +92,7 @@ static enum next ends(struct job *job, enum file_state end, const char *fmt, ...
     va_start(args, fmt);
     vsnprintf(job->reason, sizeof job->reason, fmt, args);
     va_end(args);
+    log_redact(job->reason); /* it goes to the ledger, to notes and into answers of every kind */
     job->end = end;
     return go(job, JOB_RECORDING);
 }
@@ -292,7 +309,7 @@ static bool is_turn_of_another(const struct job *job)
             strcmp(older->row.table_key, job->row.table_key) != 0)
             continue;
         if (older->state == JOB_OPENING || older->state == JOB_CHECKING ||
-            (older->state == JOB_LOADING && older->waits_for_turn))
+            (older->state == JOB_LOADING && older->waits_for_turn) || is_newer_of_flow(older, job))
             return true;
     }
     return false;
@@ -335,7 +352,7 @@ static enum next enter_loading(struct job *job)
         return WAIT;
     if (job->abandon)
         return changed_meanwhile(job);
-    if (job->engine->is_draining && !job->is_drop)
+    if ((job->engine->is_draining && !job->is_drop) || job->is_behind_newer)
         return goes_back(job);
     bool drops = job->flow->on_delete != ON_DELETE_EMPTY;
     load->what = !job->is_drop ? LOAD_FILE : job->is_carry ? LOAD_CARRY : drops ? LOAD_DROP : LOAD_EMPTY;

@@ -167,10 +167,11 @@ struct job {
     uint8_t hash[16];
     uint64_t *cuts; /* see load.cuts */
     size_t cut_count, cut_max;
-    bool prefix_matches; /* on_changed: tail */
-    bool abandon;        /* a change in place was seen */
-    bool is_missing;     /* gone when it was to be opened: settle finds out what became of it */
-    bool waits_for_turn; /* LOADING: an older one for the same table has not begun */
+    bool prefix_matches;  /* on_changed: tail */
+    bool abandon;         /* a change in place was seen */
+    bool is_missing;      /* gone when it was to be opened: settle finds out what became of it */
+    bool waits_for_turn;  /* LOADING: an older one for the same table has not begun, or is_behind_newer */
+    bool is_behind_newer; /* a newer file was on its way into the table: to be claimed again when that one has ended */
 
     struct load load;
     void (*saved)(struct load *load, const struct err *err); /* a checkpoint is on its way to the ledger */

@@ -64,8 +64,10 @@ static void set_health(struct outlet *o, enum outlet_state to, const struct err 
     } else if (o->health != to) {
         log_write(LOG_ERROR, &about, "%s: %s", health_words(to), err->text);
     }
-    if (err != NULL)
+    if (err != NULL) {
         snprintf(o->reason, sizeof o->reason, "%s", err->text);
+        log_redact(o->reason);
+    }
     o->health = to;
 }
 

@@ -141,13 +141,13 @@ enum err_code ledger_connect(const char *path, int flags, struct ledger_tx **ret
     sqlite3_db_config(tx->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     sqlite3_busy_timeout(tx->db, LEDGER_BUSY_MS);
     sqlite3_limit(tx->db, SQLITE_LIMIT_LENGTH, 64 << 20); /* a forged length can't make us allocate more */
-    /* SQLite reads the header for some of these; a damaged one is told by the caller's first query, where it is looked
-     * for. */
+    /* SQLite reads the header for some of these; a damaged one, or one that is being written, is told by the caller's
+     * first query, where it is looked for. */
     rc = sqlite3_exec(tx->db,
                       "PRAGMA cache_size = -6144; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON; "
                       "PRAGMA recursive_triggers = OFF;",
                       NULL, NULL, NULL);
-    if (rc != SQLITE_OK && rc != SQLITE_ERROR && !ledger_is_corrupt(rc)) {
+    if (rc != SQLITE_OK && rc != SQLITE_ERROR && (rc & 0xff) != SQLITE_READONLY && !ledger_is_corrupt(rc)) {
         ledger_sqlite_error(tx, rc, err);
         ledger_tx_free(tx);
         return err->code;

@@ -18,6 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#define TORN_TRIES 100
+#define TORN_WAIT_US 10000
 
 static bool stat_tail(const char *path, const char *tail, struct stat *ret)
 {
@@ -129,7 +133,8 @@ static enum err_code connect_writing(const char *path, struct ledger_tx **ret, s
     return ledger_exec(*ret, "PRAGMA synchronous = FULL; PRAGMA secure_delete = OFF", err);
 }
 
-enum err_code ledger_tx_open(const char *path, bool read_only, struct ledger_tx **ret, struct err *err)
+static enum err_code open_once(const char *path, bool read_only, struct ledger_tx **ret, bool *ret_is_torn,
+                               struct err *err)
 {
     struct ledger_tx *tx = NULL;
     err_clear(err);
@@ -140,8 +145,25 @@ enum err_code ledger_tx_open(const char *path, bool read_only, struct ledger_tx 
         *ret = tx;
         return ERR_NONE;
     }
+    *ret_is_torn = read_only && tx != NULL && (tx->last & 0xff) == SQLITE_READONLY;
     ledger_tx_free(tx);
     return err->code;
+}
+
+/*
+ * Who reads the index of the WAL while the daemon writes it sees half of it, and takes that for one that a killed
+ * process left and only a writer may mend ("attempt to write a readonly database"): a moment later it is whole.
+ */
+enum err_code ledger_tx_open(const char *path, bool read_only, struct ledger_tx **ret, struct err *err)
+{
+    bool is_torn = false;
+    for (unsigned tries = 0; open_once(path, read_only, ret, &is_torn, err) != ERR_NONE; tries++) {
+        if (!is_torn || tries == TORN_TRIES)
+            return err->code;
+        is_torn = false;
+        usleep(TORN_WAIT_US);
+    }
+    return ERR_NONE;
 }
 
 bool ledger_stood_still(const struct ledger_tx *tx)

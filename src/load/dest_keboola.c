@@ -319,12 +319,12 @@ static void read_rights(struct keboola *k, struct json_object *token)
     if (!json_object_is_type(map, json_type_object))
         return;
     k->permits = arena_alloc(&k->rights, (size_t)json_object_object_length(map) * sizeof *k->permits);
-    json_object_object_foreach(map, bucket, level)
-    {
-        const char *text = json_object_get_string(level);
+    struct json_object_iterator at = json_object_iter_begin(map), end = json_object_iter_end(map);
+    for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
+        const char *text = json_object_get_string(json_object_iter_peek_value(&at));
         if (k->permits == NULL || text == NULL)
             continue;
-        struct permit p = {arena_strdup(&k->rights, bucket), arena_strdup(&k->rights, text)};
+        struct permit p = {arena_strdup(&k->rights, json_object_iter_peek_name(&at)), arena_strdup(&k->rights, text)};
         if (p.bucket != NULL && p.level != NULL)
             k->permits[k->permit_count++] = p;
     }
@@ -403,7 +403,8 @@ static void on_verified(void *arg, const struct api_reply *r)
     k->is_open = false;
     if (r->err.code == ERR_NONE)
         read_token(k, r->json, &k->connecting.err);
-    else if (r->err.code == ERR_INPUT) /* 404 and the like: not the Storage API */
+    else if (r->err.code == ERR_INPUT ||
+             (r->status >= 400 && r->status < 500 && !r->is_api && r->err.code == ERR_REMOTE))
         err_set(&k->connecting.err, ERR_REMOTE, true, "%s; is `url` the right stack?", r->err.text);
     else if (!r->err.retryable && r->err.code != ERR_DENIED && r->err.code != ERR_STOPPED)
         k->connecting.err.retryable = true; /* a certificate may be mended, too */

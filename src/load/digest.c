@@ -19,7 +19,8 @@ enum err_code digest_init(struct err *err)
     const struct crypto_lib *lib;
     if (crypto_lib_load(&lib, err) != ERR_NONE)
         return err->code;
-    crypto = lib;
+    if (crypto == NULL) /* other threads may be using it */
+        crypto = lib;
     return ERR_NONE;
 }
 

@@ -15,6 +15,7 @@
 
 #define ANSWER_MAX (16u << 20)
 #define PAUSE_MAX_MS (24u * 3600 * 1000)
+#define SECRET_PART_MIN 6             /* letters of a secret, whole or what a cut left of it; fewer are anybody's */
 #define PAUSE_DEFAULT_MS (60u * 1000) /* maintenance that does not say for how long */
 
 struct api_call {
@@ -65,7 +66,7 @@ bool api_flag(struct json_object *o, const char *key)
 }
 
 enum err_code api_texts(struct json_object *o, struct arena *arena, const char ***ret, size_t *ret_count,
-                         struct err *err)
+                        struct err *err)
 {
     bool is_list = json_object_is_type(o, json_type_array);
     size_t n = is_list                                    ? json_object_array_length(o)
@@ -81,12 +82,9 @@ enum err_code api_texts(struct json_object *o, struct arena *arena, const char *
             failed = texts[used++] == NULL;
         }
     } else if (n > 0 && !failed) {
-        json_object_object_foreach(o, key, value)
-        {
-            (void)key;
-            const char *s = json_object_get_string(value);
-            if (failed)
-                break;
+        struct json_object_iterator at = json_object_iter_begin(o), end = json_object_iter_end(o);
+        for (; !json_object_iter_equal(&at, &end) && !failed; json_object_iter_next(&at)) {
+            const char *s = json_object_get_string(json_object_iter_peek_value(&at));
             texts[used] = arena_strdup(arena, s != NULL ? s : "");
             failed = texts[used++] == NULL;
         }
@@ -133,12 +131,12 @@ static void add_part(struct buf *b, const char *before, const char *text)
 }
 
 /* "POST buckets: 400: The bucket … (storage.buckets.alreadyExists, exception keboola-…)" */
-static void describe(struct buf *b, const struct api_call *call, const struct api_reply *r)
+static void describe(struct buf *b, const char *what, const struct api_reply *r)
 {
     const char *message = api_text(r->json, "error");
     if (message == NULL || message[0] == '\0')
         message = api_text(r->json, "message");
-    buf_printf(b, "%s: %d", call->what, r->status);
+    buf_printf(b, "%s: %d", what, r->status);
     add_part(b, ": ", message);
     struct json_object *errors = api_member(r->json, "errors");
     for (size_t i = 0; json_object_is_type(errors, json_type_array) && i < json_object_array_length(errors) && i < 4;
@@ -164,14 +162,13 @@ static bool is_maintenance(const struct api_reply *r)
     return r->status == 503 && status != NULL && strcasecmp(status, "maintenance") == 0;
 }
 
-static void refuse(struct api_call *call, struct api_reply *r)
+static void refuse(struct keboola *k, const char *what, struct api_reply *r)
 {
-    struct keboola *k = call->k;
     struct buf b;
     buf_init(&b);
-    describe(&b, call, r);
+    describe(&b, what, r);
     char text[sizeof r->err.text];
-    snprintf(text, sizeof text, "%s", b.failed ? call->what : b.data);
+    snprintf(text, sizeof text, "%s", b.failed ? what : b.data);
     buf_done(&b);
     const char *name = k->token_name[0] != '\0' ? k->token_name : "of this destination";
     switch (r->status) {
@@ -205,12 +202,76 @@ static void refuse(struct api_call *call, struct api_reply *r)
                 why != NULL ? text_printable(why, reason, sizeof reason) : "");
     } else if (r->status >= 500) {
         err_set(&r->err, ERR_REMOTE, true, "%s", text);
-    } else if (r->status >= 400) {
+    } else if (r->status >= 400 && r->is_api) {
         err_set(&r->err, ERR_INPUT, false, "%s", text);
+    } else if (r->status >= 400) {
+        err_set(&r->err, ERR_REMOTE, true, "%s, and not in the form of the Storage API; is there a proxy in between?",
+                text);
     } else {
         err_set(&r->err, ERR_REMOTE, false, "%s; expected an answer of the Storage API: is `url` the right stack?",
                 text);
     }
+}
+
+struct json_object *api_parse(const struct keboola *k, const char *answer, size_t size)
+{
+    const char *token = k->options->token;
+    size_t n = strlen(token);
+    if (size == 0)
+        return NULL;
+    bool quotes = n >= SECRET_PART_MIN && memmem(answer, size, token, n) != NULL;
+    char *own = quotes ? malloc(size) : NULL;
+    const char *body = answer;
+    if (own != NULL) {
+        memcpy(own, body, size);
+        for (char *p = own; (p = memmem(p, size - (size_t)(p - own), token, n)) != NULL; p += n)
+            memset(p, '*', n);
+        body = own;
+    } else if (quotes) {
+        return NULL; /* out of memory: nothing of it may be told */
+    }
+    struct json_object *json = NULL;
+    struct json_tokener *tokener = json_tokener_new();
+    if (tokener != NULL) {
+        json = json_tokener_parse_ex(tokener, body, (int)size);
+        if (json_tokener_get_error(tokener) != json_tokener_success) {
+            json_object_put(json);
+            json = NULL;
+        }
+        json_tokener_free(tokener);
+    }
+    free(own);
+    return json;
+}
+
+void api_hide(struct err *err, const char *secret)
+{
+    size_t n = secret != NULL ? strlen(secret) : 0;
+    if (n < SECRET_PART_MIN)
+        return;
+    for (char *p; (p = strstr(err->text, secret)) != NULL;) {
+        memcpy(p, "***", 3);
+        memmove(p + 3, p + n, strlen(p + n) + 1);
+    }
+    size_t length = strlen(err->text); /* one that was cut off at the end */
+    for (size_t cut = n < length ? n : length; cut >= SECRET_PART_MIN; cut--)
+        if (strncmp(err->text + length - cut, secret, cut) == 0) {
+            snprintf(err->text + length - cut, sizeof err->text - (length - cut), "***");
+            return;
+        }
+}
+
+void api_judge(struct keboola *k, const char *what, bool has_body, struct api_reply *r)
+{
+    const char *code = api_text(r->json, "code");
+    r->code = code != NULL ? code : "";
+    r->is_api = code != NULL || api_text(r->json, "error") != NULL || api_text(r->json, "exceptionId") != NULL;
+    bool is_container = json_object_is_type(r->json, json_type_object) || json_object_is_type(r->json, json_type_array);
+    if (r->status < 200 || r->status >= 300)
+        refuse(k, what, r);
+    else if (r->status != 204 && !is_container)
+        err_set(&r->err, ERR_REMOTE, true, "%s: answered %d with %s; is there a proxy in between?", what, r->status,
+                has_body ? "something that is no JSON" : "nothing");
 }
 
 static void on_answer(void *arg, const struct http_answer *answer)
@@ -219,26 +280,9 @@ static void on_answer(void *arg, const struct http_answer *answer)
     struct api_reply r = {
         .err = answer->err, .status = answer->status, .code = "", .maybe_received = answer->maybe_received};
     if (answer->err.code == ERR_NONE) {
-        bool is_good = answer->status >= 200 && answer->status < 300;
         r.retry_after_ms = retry_after(answer);
-        struct json_tokener *tokener = answer->body_size > 0 ? json_tokener_new() : NULL;
-        if (tokener != NULL) {
-            r.json = json_tokener_parse_ex(tokener, answer->body, (int)answer->body_size);
-            if (json_tokener_get_error(tokener) != json_tokener_success) {
-                json_object_put(r.json);
-                r.json = NULL;
-            }
-            json_tokener_free(tokener);
-        }
-        const char *code = api_text(r.json, "code");
-        r.code = code != NULL ? code : "";
-        bool is_container =
-            json_object_is_type(r.json, json_type_object) || json_object_is_type(r.json, json_type_array);
-        if (!is_good)
-            refuse(call, &r);
-        else if (answer->status != 204 && !is_container)
-            err_set(&r.err, ERR_REMOTE, true, "%s: answered %d with %s; is there a proxy in between?", call->what,
-                    answer->status, answer->body_size > 0 ? "something that is no JSON" : "nothing");
+        r.json = api_parse(call->k, answer->body, answer->body_size);
+        api_judge(call->k, call->what, answer->body_size > 0, &r);
     } else {
         err_wrap(&r.err, "%s", call->what);
         r.status = 0;

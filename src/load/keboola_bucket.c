@@ -163,6 +163,11 @@ static void on_got(void *arg, const struct api_reply *r)
             tell(b, NULL);
         else
             no_sense(b, "GET buckets");
+    } else if (r->status == 403 && !b->k->can_manage_buckets) { /* a token for some buckets: this is none of them */
+        struct err err = {0};
+        err_set(&err, ERR_INPUT, true, "token %s may not write to bucket %s; give it that right in Keboola",
+                b->k->token_name, b->name);
+        fail(b, &err);
     } else if (r->status != 404 || !code_is(r->code, "storage.buckets.notFound")) {
         fail(b, &r->err);
     } else if (somebody_makes(b)) {

@@ -82,7 +82,7 @@ static void on_asked(void *arg, const struct api_reply *r)
 {
     struct kdrop *d = arg;
     d->call = NULL;
-    if (r->status == 404) { /* no such table, or bucket */
+    if (r->status == 404 && r->is_api) { /* no such table, or bucket; gone by a request whose answer got lost, maybe */
         over(d, "kept", NULL);
     } else if (r->err.code != ERR_NONE || d->load->stop) {
         if (d->load->stop)
@@ -92,9 +92,15 @@ static void on_asked(void *arg, const struct api_reply *r)
     } else if (r->status == 204) {
         over(d, d->load->what == LOAD_EMPTY ? "emptied" : "dropped", NULL);
     } else {
+        struct err err = {0};
         d->job = api_number(r->json, "id", 0);
         d->is_asked = true;
-        uv_timer_start(&d->timer, on_timer, keboola_poll_ms(0), 0);
+        if (d->job > 0) {
+            uv_timer_start(&d->timer, on_timer, keboola_poll_ms(0), 0);
+        } else {
+            err_set(&err, ERR_REMOTE, true, "the answer to the delete has no number of a job");
+            over(d, "", &err);
+        }
     }
 }
 

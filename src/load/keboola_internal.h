@@ -83,13 +83,15 @@ struct api_reply {
     int status;               /* 0: no answer */
     struct json_object *json; /* NULL: none (204), or not parsed; owned by the call */
     const char *code;         /* "storage.buckets.notFound", "" */
+    bool is_api;              /* with an error: it is in the API's own form, not a proxy's page */
     bool maybe_received;      /* with an error: the service may have obeyed */
     uint64_t retry_after_ms;  /* 0: not said */
 };
 /*
  * ERR is, by status: 401 ERR_DENIED; 403 ERR_DENIED (the caller may know better); 400, 404, 409, 422 and other 4xx
- * ERR_INPUT; 405, 501 ERR_REMOTE; 408, 423, 429, 5xx ERR_REMOTE retryable; no answer as http_start() says. Maintenance
- * (503 without an error code) sets the pause of the whole destination.
+ * ERR_INPUT, but ERR_REMOTE retryable where it is not the API that speaks (a page of some proxy says nothing about a
+ * file); 405, 501 ERR_REMOTE; 408, 423, 429, 5xx ERR_REMOTE retryable; no answer as http_start() says. Maintenance (503
+ * without an error code) sets the pause of the whole destination.
  */
 typedef void api_cb(void *arg, const struct api_reply *reply);
 
@@ -108,7 +110,16 @@ bool api_flag(struct json_object *o, const char *key);
 struct json_object *api_member(struct json_object *o, const char *key); /* NULL also for an empty map told as [] */
 /* A list of texts, or an object whose values are texts (the service encodes some lists so), into ARENA. */
 enum err_code api_texts(struct json_object *o, struct arena *arena, const char ***ret, size_t *ret_count,
-                         struct err *err);
+                        struct err *err);
+/*
+ * The JSON of an answer, NULL for anything else; the caller's. What the service says ends in messages, in the ledger
+ * and in notes beside files, so our token is made stars before anything of it is cut or copied.
+ */
+struct json_object *api_parse(const struct keboola *k, const char *answer, size_t size);
+/* Fill CODE, IS_API and ERR of a reply by its STATUS, JSON and RETRY_AFTER_MS; WHAT was asked is for the message. */
+void api_judge(struct keboola *k, const char *what, bool has_body, struct api_reply *r);
+/* Take SECRET (NULL: none) out of the text, also a part of it that was cut at the end. */
+void api_hide(struct err *err, const char *secret);
 /* Two error codes of the service, without case. */
 bool code_is(const char *code, const char *want);
 
@@ -171,6 +182,34 @@ enum err_code keboola_drop_begin(struct keboola *k, struct load *load, struct er
 void keboola_drop_abort(struct load *load);
 void keboola_load_over(struct keboola *k); /* one less; goes on with a close that waits */
 
+/* What a restart has to know of a load, as its checkpoint has it. */
+struct keboola_walk {
+    char hash[33];
+    int64_t file, job;
+    int64_t ordered_ms; /* wall; 0: no import was ordered */
+    bool is_uploaded;
+    bool creates; /* the order makes the table */
+    bool made;    /* we defined it */
+    bool is_sliced;
+    bool is_keyed; /* the table has a primary key: the service removes duplicates */
+    bool is_raw;   /* the file's own bytes go up; else it is written anew */
+    uint64_t parsed, rejected, bytes;
+    int64_t rows_before; /* of the table; -1 unknown */
+};
+/* "" where there is nothing to know. */
+void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size);
+bool keboola_walk_read(const char *text, struct keboola_walk *ret); /* false: RET stays */
+
+/*
+ * Where and with what right to upload, as POST files/prepare and PUT files/ID/refresh hand it out; texts in ARENA.
+ * *RET_ACCOUNT: of Azure, NULL elsewhere. false: something is missing, RET is to be wiped all the same.
+ */
+bool keboola_target(struct json_object *file, const struct keboola_options *options, struct arena *arena,
+                    struct store_target *ret, const char **ret_account);
+
+/* The job of LIST (newest first) that loads FILE, 0: none, -1: one without a number. *RET_MORE: the next page may have
+ * it, since not all of these are older than an order at ORDERED_MS. */
+int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered_ms, bool *ret_more);
 /*
  * What became of a storage job: ERR_NONE, succeeded; ERR_INPUT: refused the data; ERR_REMOTE retryable: the platform
  * failed, a new job may work. *RET_FINAL false: it still runs. *RET_AGAIN: the uploaded file is missing, upload again.

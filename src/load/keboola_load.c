@@ -56,20 +56,6 @@ enum step {
 };
 enum next { AGAIN, WAIT, OVER };
 
-/* What a restart has to know. */
-struct walk {
-    char hash[33];
-    int64_t file, job;
-    int64_t ordered_ms; /* wall; 0: no import was ordered */
-    bool is_uploaded;
-    bool creates; /* the order makes the table */
-    bool made;    /* we defined it */
-    bool is_sliced;
-    bool is_keyed; /* the table has a primary key: the service removes duplicates */
-    uint64_t parsed, rejected, bytes;
-    int64_t rows_before; /* of the table; -1 unknown */
-};
-
 struct kload {
     struct load *load;
     struct keboola *k;
@@ -89,11 +75,13 @@ struct kload {
     char bucket[256];
     struct keboola_table table;
     const char **names, **key;
-    struct walk walk;
+    struct keboola_walk walk;
+    bool is_raw;     /* decided once: a second pass over the rows begins with counts of nothing */
     bool is_adopted; /* the walk is that of another version of this file */
     int64_t define_job;
     struct store_target target;
-    size_t slice; /* the next one; == count: the manifest */
+    const char *account; /* AZURE: how a manifest calls the store */
+    size_t slice;        /* the next one; == count: the manifest */
     char *manifest;
     unsigned polls, poll_failures, looks, look_page, prepares, turns;
 };
@@ -200,6 +188,12 @@ static enum next fails(struct kload *l, const struct err *err)
 /* The answer to a request that the walk can't go on from. */
 static enum next refused(struct kload *l)
 {
+    if (l->reply->status == 403 && l->bucket[0] != '\0' && bucket_is_foreign(l->k, l->bucket)) {
+        struct err err = {0}; /* no reason to stop those that are for other buckets */
+        err_set(&err, ERR_INPUT, true, "token %s may not write to bucket %s; give it that right in Keboola",
+                l->k->token_name, l->bucket);
+        return fails(l, &err);
+    }
     l->load->retry_after_ms = l->reply->retry_after_ms;
     return fails(l, &l->reply->err);
 }
@@ -211,11 +205,21 @@ static void fresh_walk(struct kload *l)
     bool made = l->walk.made;
     memset(&l->walk, 0, sizeof l->walk);
     l->walk.made = made;
+    l->walk.is_raw = l->is_raw;
     text_hex(load->hash, sizeof load->hash, l->walk.hash);
     l->walk.parsed = load->rows->result.records;
     l->walk.rejected = load->rows->result.rejected;
     l->walk.bytes = load->rows->result.bytes;
     l->walk.rows_before = -1;
+}
+
+/* Bytes that any reader takes for the same rows go up as they are. To be asked before a second pass. */
+static bool goes_raw(const struct load *load)
+{
+    const struct dialect *d = &load->rows->shape->dialect;
+    const struct rows_result *r = &load->rows->result;
+    return d->encoding == ENC_UTF8 && d->compression != COMPRESSION_ZSTD && !d->ends_cr && r->rejected == 0 &&
+           r->odd == 0 && load->skip_records == 0 && load->plan->null_values.count <= 1;
 }
 
 /* ---- asking ---- */
@@ -266,7 +270,7 @@ static enum next later(struct kload *l, uint64_t ms)
 
 /* ---- the checkpoint ---- */
 
-static void write_walk(const struct walk *w, char *ret, size_t size)
+void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size)
 {
     if (w->file == 0 && !w->made)
         ret[0] = '\0';
@@ -276,14 +280,14 @@ static void write_walk(const struct walk *w, char *ret, size_t size)
                  " rejected=%" PRIu64 " bytes=%" PRIu64 " before=%" PRId64,
                  w->hash, w->file, w->job, w->ordered_ms,
                  (unsigned)w->is_uploaded | (unsigned)w->creates << 1 | (unsigned)w->made << 2 |
-                     (unsigned)w->is_sliced << 3 | (unsigned)w->is_keyed << 4,
+                     (unsigned)w->is_sliced << 3 | (unsigned)w->is_keyed << 4 | (unsigned)w->is_raw << 5,
                  w->parsed, w->rejected, w->bytes, w->rows_before);
 }
 
-static bool read_walk(const char *text, struct walk *w)
+bool keboola_walk_read(const char *text, struct keboola_walk *w)
 {
     unsigned flags;
-    struct walk r = {0};
+    struct keboola_walk r = {0};
     if (text == NULL ||
         sscanf(text,
                "keboola1 hash=%32s file=%" SCNd64 " job=%" SCNd64 " ordered=%" SCNd64 " flags=%u parsed=%" SCNu64
@@ -295,6 +299,7 @@ static bool read_walk(const char *text, struct walk *w)
     r.made = flags & 4;
     r.is_sliced = flags & 8;
     r.is_keyed = flags & 16;
+    r.is_raw = flags & 32;
     *w = r;
     return true;
 }
@@ -312,7 +317,7 @@ static enum next enter_keep(struct kload *l)
 {
     char text[CHECKPOINT_MAX];
     struct err err = {0};
-    write_walk(&l->walk, text, sizeof text);
+    keboola_walk_write(&l->walk, text, sizeof text);
     l->is_saving = true;
     if (l->load->save(l->load, text, on_saved, &err) == ERR_NONE)
         return WAIT;
@@ -397,26 +402,17 @@ static enum next enter_table(struct kload *l)
     return ask(l, "GET", arena_printf(&l->arena, "tables/%s.%s", l->bucket, l->load->table), NULL, true);
 }
 
-/* Bytes that any reader takes for the same rows go up as they are. */
-static bool is_raw(const struct load *load)
+static bool has_default_nulls(const struct kload *l)
 {
-    const struct dialect *d = &load->rows->shape->dialect;
-    const struct rows_result *r = &load->rows->result;
-    return d->encoding == ENC_UTF8 && d->compression != COMPRESSION_ZSTD && !d->ends_cr && r->rejected == 0 &&
-           r->odd == 0 && load->skip_records == 0 && load->plan->null_values.count <= 1;
-}
-
-static bool has_default_nulls(const struct load *load)
-{
-    const struct option_strings *n = &load->plan->null_values;
-    return !is_raw(load) || (n->count == 1 && n->items[0][0] == '\0');
+    const struct option_strings *n = &l->load->plan->null_values;
+    return !l->is_raw || (n->count == 1 && n->items[0][0] == '\0');
 }
 
 /* What the file alone can't say when it makes the table: types, a header that slices don't have, other words for NULL.
  */
 static bool needs_definition(const struct kload *l)
 {
-    return l->load->plan->types.policy != TYPES_TEXT || l->walk.is_sliced || !has_default_nulls(l->load);
+    return l->load->plan->types.policy != TYPES_TEXT || l->walk.is_sliced || !has_default_nulls(l);
 }
 
 static enum next answer_table(struct kload *l)
@@ -432,12 +428,7 @@ static enum next answer_table(struct kload *l)
         bucket_forget(l->k, l->bucket);
         l->bucket[0] = '\0';
         return ++l->turns < TURNS_MAX ? go(l, K_BUCKET) : refused(l);
-    } else if (r->status != 404) {
-        if (r->status == 403 && bucket_is_foreign(l->k, l->bucket)) {
-            err_set(&err, ERR_INPUT, true, "token %s may not write to bucket %s; give it that right in Keboola",
-                    l->k->token_name, l->bucket);
-            return fails(l, &err);
-        }
+    } else if (r->status != 404 || !r->is_api) {
         return refused(l);
     }
     if (!l->table.exists)
@@ -447,7 +438,7 @@ static enum next answer_table(struct kload *l)
         table_key(l->load, l->names, &l->arena, &l->key, &err) != ERR_NONE)
         return fails(l, &err);
     if (!l->walk.is_uploaded)
-        l->walk.is_sliced = l->load->cuts != NULL && is_raw(l->load);
+        l->walk.is_sliced = l->load->cuts != NULL && l->is_raw;
     l->walk.is_keyed = l->load->plan->key.count > 0 || l->table.key_count > 0;
     l->walk.rows_before = l->table.exists ? l->table.rows : 0;
     if (!l->table.exists && needs_definition(l)) {
@@ -486,10 +477,14 @@ static enum next enter_define(struct kload *l)
 
 static enum next answer_define(struct kload *l)
 {
+    struct err err = {0};
     if (l->reply->err.code == ERR_NONE) {
         l->define_job = api_number(l->reply->json, "id", 0);
         l->polls = 0;
-        return go(l, K_DEFINING);
+        if (l->define_job > 0)
+            return go(l, K_DEFINING);
+        err_set(&err, ERR_REMOTE, true, "tables-definition: the answer has no number of a job");
+        return fails(l, &err); /* the next try looks whether the table is there */
     }
     if (code_is(l->reply->code, "storage.buckets.tableAlreadyExists") ||
         code_is(l->reply->code, "storage.tables.alreadyExists")) {
@@ -525,22 +520,21 @@ static enum next answer_defining(struct kload *l)
 
 /* ---- PREPARE ---- */
 
-static bool gzips(const struct load *load, const struct keboola *k)
+static bool gzips(const struct kload *l)
 {
-    bool is_plain = !is_raw(load) || load->rows->shape->dialect.compression == COMPRESSION_NONE;
-    return is_plain && load->id.size > k->options->gzip_above;
+    bool is_plain = !l->is_raw || l->load->rows->shape->dialect.compression == COMPRESSION_NONE;
+    return is_plain && l->load->id.size > l->k->options->gzip_above;
 }
 
 static enum next enter_prepare(struct kload *l)
 {
     const struct load *load = l->load;
-    bool gz = gzips(load, l->k),
-         is_gz = gz || (is_raw(load) && load->rows->shape->dialect.compression == COMPRESSION_GZIP);
+    bool gz = gzips(l), is_gz = gz || (l->is_raw && load->rows->shape->dialect.compression == COMPRESSION_GZIP);
     struct buf b;
     buf_init(&b);
     buf_printf(&b, "{\"name\":\"%s.csv%s\",\"federationToken\":true,\"isEncrypted\":true", load->table,
                is_gz ? ".gz" : "");
-    if (is_raw(load) && !gz && !l->walk.is_sliced)
+    if (l->is_raw && !gz && !l->walk.is_sliced)
         buf_printf(&b, ",\"sizeBytes\":%" PRIu64, load->id.size);
     buf_printf(&b, "%s,\"tags\":[\"file-import\",\"chute\"]}", l->walk.is_sliced ? ",\"isSliced\":true" : "");
     enum next next = ask(l, "POST", "files/prepare", &b, true);
@@ -548,66 +542,73 @@ static enum next enter_prepare(struct kload *l)
     return next;
 }
 
-static const char *copy(struct kload *l, struct json_object *o, const char *key, bool *missing)
+static const char *copy(struct arena *arena, struct json_object *o, const char *key, bool *missing)
 {
     const char *s = api_text(o, key);
-    const char *ret = s != NULL ? arena_strdup(&l->arena, s) : NULL;
+    const char *ret = s != NULL ? arena_strdup(arena, s) : NULL;
     *missing = *missing || ret == NULL;
     return ret;
 }
 
 /* "BlobEndpoint=…;SharedAccessSignature=…" */
-static const char *connection_part(struct kload *l, const char *text, const char *key)
+static const char *connection_part(struct arena *arena, const char *text, const char *key)
 {
     size_t n = strlen(key);
     for (const char *p = text; p != NULL && *p != '\0'; p = strchr(p, ';'), p = p != NULL ? p + 1 : NULL)
         if (strncmp(p, key, n) == 0 && p[n] == '=')
-            return arena_strndup(&l->arena, p + n + 1, strcspn(p + n + 1, ";"));
+            return arena_strndup(arena, p + n + 1, strcspn(p + n + 1, ";"));
     return NULL;
 }
 
-/* What POST files/prepare and PUT files/ID/refresh hand out. false: something is missing. */
-static bool read_target(struct kload *l, struct json_object *file)
+bool keboola_target(struct json_object *file, const struct keboola_options *options, struct arena *arena,
+                    struct store_target *t, const char **ret_account)
 {
     const char *provider = api_text(file, "provider"), *name = api_text(file, "name");
-    struct store_target *t = &l->target;
     bool missing = false, ignored = false;
-    forget_target(l);
-    t->file_name = name != NULL ? arena_strdup(&l->arena, name) : NULL;
+    *ret_account = NULL;
+    memset(t, 0, sizeof *t);
+    t->file_name = name != NULL ? arena_strdup(arena, name) : NULL;
     if (provider == NULL)
         return false;
     if (strcmp(provider, "aws") == 0) {
         struct json_object *p = api_member(file, "uploadParams"), *c = api_member(p, "credentials");
         t->kind = STORE_S3;
-        t->endpoint = l->k->options->s3_endpoint;
-        t->region = copy(l, file, "region", &missing);
-        t->bucket = copy(l, p, "bucket", &missing);
-        t->key = copy(l, p, "key", &missing);
-        t->acl = copy(l, p, "acl", &ignored);
-        t->sse = copy(l, p, "x-amz-server-side-encryption", &ignored);
-        t->access_key = copy(l, c, "AccessKeyId", &missing);
-        t->secret_key = copy(l, c, "SecretAccessKey", &missing);
-        t->session_token = copy(l, c, "SessionToken", &ignored);
+        t->endpoint = options->s3_endpoint;
+        t->region = copy(arena, file, "region", &missing);
+        t->bucket = copy(arena, p, "bucket", &missing);
+        t->key = copy(arena, p, "key", &missing);
+        t->acl = copy(arena, p, "acl", &ignored);
+        t->sse = copy(arena, p, "x-amz-server-side-encryption", &ignored);
+        t->access_key = copy(arena, c, "AccessKeyId", &missing);
+        t->secret_key = copy(arena, c, "SecretAccessKey", &missing);
+        t->session_token = copy(arena, c, "SessionToken", &ignored);
     } else if (strcmp(provider, "azure") == 0) {
         struct json_object *p = api_member(file, "absUploadParams");
         const char *text = api_text(api_member(p, "absCredentials"), "SASConnectionString");
         t->kind = STORE_AZURE;
-        t->bucket = copy(l, p, "container", &missing);
-        t->key = copy(l, p, "blobName", &missing);
-        t->endpoint = connection_part(l, text, "BlobEndpoint");
-        t->sas = connection_part(l, text, "SharedAccessSignature");
+        *ret_account = copy(arena, p, "accountName", &ignored);
+        t->bucket = copy(arena, p, "container", &missing);
+        t->key = copy(arena, p, "blobName", &missing);
+        t->endpoint = connection_part(arena, text, "BlobEndpoint");
+        t->sas = connection_part(arena, text, "SharedAccessSignature");
         missing = missing || t->endpoint == NULL || t->sas == NULL;
     } else if (strcmp(provider, "gcp") == 0) {
         struct json_object *p = api_member(file, "gcsUploadParams");
         t->kind = STORE_GCS;
-        t->endpoint = l->k->options->gcs_endpoint;
-        t->bucket = copy(l, p, "bucket", &missing);
-        t->key = copy(l, p, "key", &missing);
-        t->access_token = copy(l, p, "access_token", &missing);
+        t->endpoint = options->gcs_endpoint;
+        t->bucket = copy(arena, p, "bucket", &missing);
+        t->key = copy(arena, p, "key", &missing);
+        t->access_token = copy(arena, p, "access_token", &missing);
     } else {
         return false;
     }
     return !missing;
+}
+
+static bool read_target(struct kload *l, struct json_object *file)
+{
+    forget_target(l);
+    return keboola_target(file, l->k->options, &l->arena, &l->target, &l->account);
 }
 
 static enum next answer_prepare(struct kload *l)
@@ -625,7 +626,7 @@ static enum next answer_prepare(struct kload *l)
     }
     l->slice = 0;
     l->walk.is_uploaded = false;
-    return keep(l, is_raw(l->load) ? K_UPLOAD : K_REWIND);
+    return keep(l, l->is_raw ? K_UPLOAD : K_REWIND);
 }
 
 /* ---- UPLOAD ---- */
@@ -669,10 +670,16 @@ static void on_uploaded(void *arg, const struct upload_result *result)
     struct kload *l = arg;
     l->upload = NULL;
     l->err = result->err;
-    if (result->err.code != ERR_NONE)
+    if (result->err.code != ERR_NONE) {
         l->load->retry_after_ms = result->retry_after_ms;
+        api_hide(&l->err, l->target.secret_key); /* a store may quote the request */
+        api_hide(&l->err, l->target.session_token);
+        api_hide(&l->err, l->target.sas);
+        api_hide(&l->err, l->target.access_token);
+        api_hide(&l->err, l->k->options->token);
+    }
     if (result->is_expired && !l->load->stop) {
-        struct err err = result->err;
+        struct err err = l->err;
         err_clear(&l->err);
         if (prepare_again(l, &err) == OVER)
             finish(l);
@@ -711,6 +718,15 @@ static bool on_expired(void *arg)
     return api_start(l->k, "PUT", path, NULL, true, on_renewed, l, &l->renewal, &err) == ERR_NONE;
 }
 
+/* The service knows a slice on Azure by the name of the account, whatever the address is that it is uploaded to. */
+static void add_entry_url(const struct kload *l, const struct store_target *target, struct buf *url)
+{
+    if (target->kind == STORE_AZURE && l->account != NULL)
+        buf_printf(url, "azure://%s.blob.core.windows.net/%s/%s", l->account, target->bucket, target->key);
+    else
+        upload_manifest_entry_url(target, url);
+}
+
 /* Which part of the file, and what the object is called behind the key. */
 static enum err_code next_slice(struct kload *l, struct upload_body *body, char suffix[32])
 {
@@ -730,7 +746,7 @@ static enum err_code next_slice(struct kload *l, struct upload_body *body, char 
             if (store_target_with_suffix(&l->target, part, &key, &t, &err) != ERR_NONE)
                 b.failed = true;
             else
-                upload_manifest_entry_url(&t, &url);
+                add_entry_url(l, &t, &url);
             buf_adds(&b, i > 0 ? ",{\"url\":" : "{\"url\":");
             buf_add_json(&b, url.data);
             buf_addc(&b, '}');
@@ -762,12 +778,12 @@ static enum next enter_upload(struct kload *l)
         .target = l->target, .done = on_uploaded, .expired = on_expired, .stop = &load->stop, .arg = l};
     struct buf key;
     struct err err = {0};
-    request.body = (struct upload_body){.from = is_raw(load) ? UPLOAD_FILE : UPLOAD_ROWS,
+    request.body = (struct upload_body){.from = l->is_raw ? UPLOAD_FILE : UPLOAD_ROWS,
                                         .fd = load->fd,
                                         .size = load->id.size,
                                         .rows = load->rows,
                                         .csv = {.has_header = true, .skip_records = load->skip_records},
-                                        .gzip = gzips(load, l->k)};
+                                        .gzip = gzips(l)};
     buf_init(&key);
     if (l->walk.is_sliced && next_slice(l, &request.body, suffix) == ERR_NONE) {
         store_target_with_suffix(&l->target, suffix, &key, &request.target, &l->err);
@@ -782,9 +798,10 @@ static enum next enter_upload(struct kload *l)
 }
 
 /* What was written anew must be what was inspected. */
-static bool is_same_pass(const struct load *load)
+static bool is_same_pass(const struct kload *l)
 {
-    return is_raw(load) || memcmp(load->rows->result.hash, load->hash, sizeof load->hash) == 0;
+    const struct load *load = l->load;
+    return l->is_raw || memcmp(load->rows->result.hash, load->hash, sizeof load->hash) == 0;
 }
 
 static enum next answer_upload(struct kload *l)
@@ -796,7 +813,7 @@ static enum next answer_upload(struct kload *l)
         return OVER;
     if (l->walk.is_sliced && l->slice++ < l->load->cut_count)
         return go(l, K_UPLOAD);
-    if (!is_same_pass(l->load)) {
+    if (!is_same_pass(l)) {
         err_set(&l->err, ERR_CHANGED, true, "changed while it was uploaded");
         return OVER;
     }
@@ -849,7 +866,7 @@ static enum next enter_order(struct kload *l)
 {
     const struct load *load = l->load;
     const struct dialect *d = &load->rows->shape->dialect;
-    bool raw = is_raw(load);
+    bool raw = l->is_raw;
     struct buf b;
     buf_init(&b);
     buf_printf(&b, "{\"dataFileId\":%" PRId64, l->walk.file);
@@ -875,7 +892,7 @@ static enum next enter_order(struct kload *l)
         buf_printf(&b, ",\"incremental\":%s", load->plan->mode == MODE_REPLACE ? "false" : "true");
         if (l->walk.is_sliced)
             add_list(&b, "columns", l->names, load->rows->shape->column_count);
-        if (!has_default_nulls(load))
+        if (!has_default_nulls(l))
             add_list(&b, "treatValuesAsNull", load->plan->null_values.items, load->plan->null_values.count);
     }
     buf_addc(&b, '}');
@@ -902,9 +919,12 @@ static enum next answer_order(struct kload *l)
         l->polls = l->poll_failures = 0;
         return keep(l, K_POLL);
     }
-    if (r->maybe_received && (r->status == 0 || r->status >= 500) && r->err.retryable && l->k->pause_until_ms == 0)
+    /* Only an error of the API itself is a clear no; anything else may have been a yes that got lost on the way. */
+    bool is_clear = r->status >= 400 && r->status < 500 && r->status != 408 && r->is_api;
+    bool may_ask = r->status != 429 && r->retry_after_ms == 0 && l->k->pause_until_ms == 0;
+    if (!is_clear && r->maybe_received && r->err.retryable && may_ask)
         return go(l, K_LOOK);
-    if (r->status == 0 || r->status >= 500 || r->status == 429 || r->err.code == ERR_DENIED)
+    if (!is_clear || r->status == 429 || r->err.code == ERR_DENIED)
         return refused(l); /* what was ordered is looked for before it is ordered again */
     if (is_table_there(r->code) || code_is(r->code, "storage.tables.notFound"))
         return look_again(l, K_TABLE, &r->err);
@@ -937,18 +957,19 @@ static enum next enter_look(struct kload *l)
     return ask(l, "GET", path, NULL, false);
 }
 
-/* The job that loads our file, or 0. *RET_MORE: the next page may have it. */
-static int64_t find_job(const struct kload *l, struct json_object *list, bool *ret_more)
+int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered_ms, bool *ret_more)
 {
     size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
     *ret_more = n > 0;
     for (size_t i = 0; i < n; i++) {
         struct json_object *job = json_object_array_get_idx(list, i);
         struct json_object *params = api_member(job, "operationParams");
-        if (api_number(api_member(params, "source"), "fileId", 0) == l->walk.file)
-            return api_number(job, "id", 0);
+        if (api_number(api_member(params, "source"), "fileId", 0) == file) {
+            int64_t id = api_number(job, "id", -1);
+            return id > 0 ? id : -1;
+        }
         int64_t at = created_ms(job);
-        *ret_more = *ret_more && (at == 0 || at > l->walk.ordered_ms - LOOK_MARGIN_MS);
+        *ret_more = *ret_more && (at == 0 || at > ordered_ms - LOOK_MARGIN_MS);
     }
     return 0;
 }
@@ -956,9 +977,14 @@ static int64_t find_job(const struct kload *l, struct json_object *list, bool *r
 static enum next answer_look(struct kload *l)
 {
     bool more;
+    struct err err = {0};
     if (l->reply->err.code != ERR_NONE)
         return refused(l);
-    int64_t job = find_job(l, l->reply->json, &more);
+    int64_t job = keboola_find_job(l->reply->json, l->walk.file, l->walk.ordered_ms, &more);
+    if (job < 0 || !json_object_is_type(l->reply->json, json_type_array)) { /* no answer at all: ask again */
+        err_set(&err, ERR_REMOTE, true, "GET jobs: the answer is no list of jobs with numbers");
+        return fails(l, &err);
+    }
     if (job > 0) {
         l->walk.job = job;
         l->polls = l->poll_failures = 0;
@@ -978,7 +1004,6 @@ static enum next answer_look(struct kload *l)
     }
     if (++l->turns < TURNS_MAX)
         return keep(l, K_BUCKET);
-    struct err err = {0};
     err_set(&err, ERR_REMOTE, true, "the import was ordered %u times, and the service has no job for it", l->turns);
     return fails(l, &err);
 }
@@ -1051,10 +1076,11 @@ static enum next answer_poll(struct kload *l)
     bool is_final, again;
     const struct api_reply *r = l->reply;
     if (r->err.code != ERR_NONE) {
-        if (r->status == 404) { /* jobs are not forgotten within days: it is no job of this project */
-            err_set(&err, ERR_REMOTE, true, "job %" PRId64 " is not known any more; the import is ordered again",
-                    l->walk.job);
-            return fails_for_good(l, &err);
+        if (r->status == 404 &&
+            r->is_api) { /* jobs are not forgotten within days: is there another one for our file? */
+            l->walk.job = 0;
+            l->looks = l->look_page = 0;
+            return ++l->turns < TURNS_MAX ? go(l, K_LOOK) : refused(l);
         }
         /* The job goes on whatever happens to a question about it. */
         if (!r->err.retryable || ++l->poll_failures > POLL_FAILURES_MAX || l->k->pause_until_ms != 0)
@@ -1131,13 +1157,13 @@ static enum step first_step(struct kload *l)
     const struct load *load = l->load;
     char hash[33];
     text_hex(load->hash, sizeof load->hash, hash);
-    bool has_walk = read_walk(load->checkpoint, &l->walk);
+    bool has_walk = keboola_walk_read(load->checkpoint, &l->walk);
     bool is_ours = has_walk && strcmp(l->walk.hash, hash) == 0;
     if (has_walk && (l->walk.job > 0 || l->walk.ordered_ms > 0)) {
         l->is_adopted = !is_ours;
         return l->walk.job > 0 ? K_POLL : K_LOOK;
     }
-    if (!is_ours || !l->walk.is_uploaded)
+    if (!is_ours || !l->walk.is_uploaded || l->walk.is_raw != l->is_raw) /* other options may have come in between */
         fresh_walk(l);
     return K_BUCKET;
 }
@@ -1154,6 +1180,7 @@ enum err_code keboola_load_begin(struct keboola *k, struct load *load, struct er
     l->timer.data = l;
     load->driver = l;
     load->retry_after_ms = 0;
+    l->is_raw = goes_raw(load);
     l->step = first_step(l);
     uv_timer_start(&l->timer, on_timer, 0, 0);
     return ERR_NONE;

@@ -21,6 +21,8 @@ enum err_code table_read(struct json_object *json, struct arena *arena, struct k
     if (api_texts(api_member(json, "columns"), arena, &ret->columns, &ret->column_count, err) != ERR_NONE ||
         api_texts(api_member(json, "primaryKey"), arena, &ret->key, &ret->key_count, err) != ERR_NONE)
         return err->code;
+    if (ret->column_count == 0) /* every table has some: no reason to tell the file that its header is wrong */
+        return err_set(err, ERR_REMOTE, true, "table %s: the answer lists no columns", ret->id);
     struct json_object *list = api_member(api_member(json, "definition"), "columns");
     if (!ret->is_typed || !json_object_is_type(list, json_type_array))
         return ERR_NONE;

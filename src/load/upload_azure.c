@@ -103,7 +103,8 @@ static int64_t sas_end(const char *sas)
     return -1;
 }
 
-/* The code is the same for every reason, so we ask the clock: the store's, because ours may be wrong. */
+/* The code is the same for every reason (AuthenticationFailed, Azurite: AuthorizationFailure), so we ask the clock: the
+ * store's, because ours may be wrong. */
 static bool has_ended(const struct target *to, const struct http_answer *a)
 {
     int64_t end = sas_end(to->t.sas[0] == '?' ? to->t.sas + 1 : to->t.sas), now = -1;
@@ -127,7 +128,7 @@ static enum verdict azure_answer(struct piece *p, const struct http_answer *a)
         xml_text(a->body, "Code", code, sizeof code);
     xml_text(a->body, "Message", message, sizeof message);
     enum verdict verdict = ANSWER_FAILED;
-    if (a->status == 403 && strcmp(code, "AuthenticationFailed") == 0 && has_ended(p->upload->target, a))
+    if (a->status == 403 && has_ended(p->upload->target, a))
         verdict = ANSWER_EXPIRED;
     else if (status_is_transient(a->status))
         verdict = ANSWER_AGAIN;

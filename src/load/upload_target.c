@@ -22,6 +22,23 @@ void url_encode(const char *text, bool keep_slash, struct buf *ret)
     }
 }
 
+/* The character at *P, which moves behind it; the five entities that every XML has are taken for what they mean. */
+static char xml_char(const char **p)
+{
+    static const struct {
+        const char *name;
+        char c;
+    } entities[] = {{"&amp;", '&'}, {"&lt;", '<'}, {"&gt;", '>'}, {"&quot;", '"'}, {"&apos;", '\''}};
+    for (size_t i = 0; **p == '&' && i < sizeof entities / sizeof entities[0]; i++) {
+        size_t n = strlen(entities[i].name);
+        if (strncmp(*p, entities[i].name, n) == 0) {
+            *p += n;
+            return entities[i].c;
+        }
+    }
+    return *(*p)++;
+}
+
 bool xml_text(const char *body, const char *name, char *ret, size_t size)
 {
     size_t n = strlen(name);
@@ -29,10 +46,11 @@ bool xml_text(const char *body, const char *name, char *ret, size_t size)
         if (strncmp(p + 1, name, n) != 0 || p[1 + n] != '>')
             continue;
         size_t used = 0;
-        for (p += n + 2; *p != '\0' && *p != '<' && used + 1 < size; p++) {
-            if (*p == '\n' || *p == '\r')
-                break; /* Azure adds lines with the id of the request and the time */
-            ret[used++] = (unsigned char)*p < 0x20 || *p == 0x7F ? ' ' : *p;
+        p += n + 2;
+        /* Azure adds lines with the id of the request and the time: only the first one. */
+        while (*p != '\0' && *p != '<' && *p != '\n' && *p != '\r' && used + 1 < size) {
+            char c = xml_char(&p);
+            ret[used++] = (unsigned char)c < 0x20 || c == 0x7F ? ' ' : c;
         }
         ret[used] = '\0';
         return true;
@@ -60,6 +78,7 @@ static void add_disposition(const char *name, struct buf *b)
 
 /* ---- a request ---- */
 
+static char *print_exactly(const char *fmt, va_list args) __attribute__((format(printf, 1, 0)));
 static char *print_exactly(const char *fmt, va_list args)
 {
     va_list again;

@@ -24,7 +24,7 @@
     X(HMAC)
 
 struct crypto_lib {
-#define CRYPTO_LIB_MEMBER(name) typeof(name) *name;
+#define CRYPTO_LIB_MEMBER(name) __typeof__(name) *name;
     CRYPTO_LIB_FUNCTIONS(CRYPTO_LIB_MEMBER)
 #undef CRYPTO_LIB_MEMBER
 };

@@ -41,7 +41,7 @@
     X(url_cleanup)
 
 struct curl_lib {
-#define CURL_LIB_MEMBER(name) typeof(curl_##name) *name;
+#define CURL_LIB_MEMBER(name) __typeof__(curl_##name) *name;
     CURL_LIB_FUNCTIONS(CURL_LIB_MEMBER)
 #undef CURL_LIB_MEMBER
 };

@@ -15,7 +15,14 @@ from storage_api import StorageApi
 class Emulator:
     def __init__(self, host, port, token, settings, tls=None, folder=None, stores=None):
         self.project = Project(token, settings, folder)
-        makers = {"aws": S3Store, "azure": AzureStore, "gcp": GcsStore, **(stores or {})}
+        try:
+            self._put_together(host, port, tls, stores or {})
+        except BaseException:
+            self.project.close()  # with its folder
+            raise
+
+    def _put_together(self, host, port, tls, stores):
+        makers = {"aws": S3Store, "azure": AzureStore, "gcp": GcsStore, **stores}
         self.project.stores = {name: make(self.project) for name, make in makers.items()}
         self.project.change_settings({})
         self.api = StorageApi(self.project)

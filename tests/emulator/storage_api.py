@@ -823,16 +823,13 @@ class StorageApi:
         sliced, federation = truth(body.get("isSliced", False)), truth(body.get("federationToken", False))
         if sliced and not federation:
             raise validation("isSliced", "Sliced files need a federation token.", "storage.files.validation")
+        if not federation:
+            raise ApiError(400, "storage.files.validation", "Only uploads with federationToken are supported.")
         file = self.new_file(name, call.token, {
             "isPublic": False, "isSliced": sliced, "isEncrypted": truth(body.get("isEncrypted", False)),
             "isPermanent": truth(body.get("isPermanent", False)), "tags": list(dict.fromkeys(tags)), "sizeBytes": size,
             "runId": call.request.headers.get("x-kbc-runid")})
-        answer = self.file_json(file, call.base)
-        if federation:
-            answer.update(file.store.upload_params(file, call.base))
-        else:
-            raise ApiError(400, "storage.files.validation", "Only uploads with federationToken are supported.")
-        return json_answer(201, answer)
+        return json_answer(201, {**self.file_json(file, call.base), **file.store.upload_params(file, call.base)})
 
     def _visible(self, call, file):
         return call.token.canReadAllFileUploads or call.token.isMasterToken or file.token_id == call.token.id

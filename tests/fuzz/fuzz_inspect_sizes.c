@@ -115,9 +115,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct buf usual, other;
     buf_init(&usual);
     buf_init(&other);
-    inspect_knobs = (struct inspect_knobs){0, 0, 0};
+    inspect_knobs = (struct inspect_knobs){.threads = 0};
     inspect(fd, is_plain, &options, &usual);
-    inspect_knobs = (struct inspect_knobs){1 + data[2] % 80u, 1 + data[3] % 60u, 0};
+    inspect_knobs = (struct inspect_knobs){.block = 1 + data[2] % 80u, .batch_bytes = 1 + data[3] % 60u};
     inspect(fd, is_plain, &options, &other);
     must_equal(&usual, &other, "block sizes differ");
     if ((data[3] & 7) == 0) {

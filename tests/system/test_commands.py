@@ -86,7 +86,7 @@ def test_check_refuses(chute, line, words):
         assert word in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["postgres", "keboola", "azure_blob"])
+@pytest.mark.parametrize("kind", ["postgres", "azure_blob"])
 def test_parts_that_do_not_exist_yet_are_refused_as_unknown(chute, kind):
     chute.configure(dests={"lite": {"type": kind}})
     done = chute.command("check", "-c", chute.config)

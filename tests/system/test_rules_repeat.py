@@ -1,6 +1,8 @@
 """What is new, what is a repeat: versions, renames, and what was appended once (promises 3 and 5)."""
+import contextlib
 import os
 import shutil
+import sqlite3
 
 import pytest
 from chute import put_file, wait_until, write_file
@@ -213,6 +215,31 @@ def test_of_many_versions_the_newest_wins(chute):
     chute.wait_rows("t", [(0, 59)])
     chute.wait_state("t.csv", "loaded")
     assert chute.rows("t") == [(0, 59)]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("is_good", [True, False], ids=["good", "bad"])
+def test_an_older_file_that_comes_while_the_newest_is_loaded_does_not_replace_it(chute, is_good):
+    """Unless the newest turns out bad, in its last row."""
+    chute.configure({"table": "latest", "load": "replace"}, dest={"lock_timeout": "60s"})
+    chute.start()
+    put_file(chute.inbox / "first.csv", "a\n0\n")
+    os.utime(chute.inbox / "first.csv", (1600000000, 1600000000))
+    chute.wait_rows("latest", [(0,)])
+    with contextlib.closing(sqlite3.connect(chute.db, isolation_level=None, timeout=30)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        put_file(chute.inbox / "new.csv", "a\n2\n" if is_good else "a\n" + "2\n" * 600000 + "2,3\n")
+        chute.wait_state("new.csv", "loading")
+        write_file(chute.home / "old.csv", "a\n1\n")
+        os.utime(chute.home / "old.csv", (1700000000, 1700000000))
+        os.rename(chute.home / "old.csv", chute.inbox / "old.csv")
+        chute.wait_state("old.csv", "loading")
+        lock.execute("ROLLBACK")
+    chute.wait_state("new.csv", "loaded" if is_good else "quarantined")
+    chute.wait_state("old.csv", "skipped" if is_good else "loaded")
+    assert chute.rows("latest") == [(2,) if is_good else (1,)]
+    if is_good:
+        assert "new.csv is newer" in chute.explain(chute.inbox / "old.csv")
 
 
 def test_a_constant_table_holds_the_newest_file(chute):

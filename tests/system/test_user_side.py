@@ -1,5 +1,7 @@
 """What a stranger meets: exit codes and lines that say what happened, commands that can be followed as printed."""
 import contextlib
+import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -7,8 +9,10 @@ import stat
 import subprocess
 import threading
 import time
+import urllib.request
 
-from chute import BINARY, wait_until, write_file
+import pytest
+from chute import BINARY, tool, wait_until, write_file
 
 
 def test_a_missing_folder_is_said_and_fails_run_once(chute):
@@ -98,6 +102,22 @@ def test_names_of_files_never_steer_the_terminal(chute):
         assert "\x1b" not in one.stdout + one.stderr and "red\n" not in one.stdout + one.stderr
 
 
+def test_a_name_that_is_no_text_does_not_spoil_what_scripts_read(chute):
+    name = b"\xff\xfe\xc3.csv"
+    chute.configure({"table": "all", "load": "append"}, http={"listen": "127.0.0.1:0"})
+    chute.start()
+    with open(os.fsencode(chute.inbox) + b"/" + name, "wb") as f:
+        f.write(b"a\n1\n")
+    chute.wait_rows("all", [(1,)])
+    chute.wait_state("\ufffd\ufffd\ufffd.csv", "loaded")
+    chute.wait_receipts("\ufffd\ufffd\ufffd.csv", "loaded", 1)
+    with urllib.request.urlopen("http://127.0.0.1:%d/api/v1/status" % chute.http_port(), timeout=30) as answer:
+        assert json.loads(answer.read())["files"]["loaded"] == 1
+    for command in (["status", "--state", "loaded"], ["receipts"], ["explain", os.fsencode(chute.inbox) + b"/" + name]):
+        done = subprocess.run([BINARY, *command, "--state", str(chute.state)], capture_output=True, check=True)
+        assert ".csv" in done.stdout.decode()  # text, all of it
+
+
 def test_load_into_what_is_no_database_ends_at_once(chute):
     write_file(chute.home / "ok.csv", "a,b\n1,2\n")
     write_file(chute.home / "no.db", "this is text\n" * 100)
@@ -125,6 +145,18 @@ def test_load_into_a_folder_that_does_not_exist_says_so_at_once(chute):
     done = chute.command("load", "a.csv", "--to", "sqlite:missing/out.db", timeout=15)
     assert done.returncode == 1
     assert "its folder does not exist; create or mount it" in done.stderr
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_load_ends_well_also_where_the_disk_is_slow(chute, when):
+    """It gives up while the ledger still forgets the load before, which takes longer here than the look at the destination."""
+    write_file(chute.home / "a.csv", "a\n1\n")
+    assert chute.command("load", "a.csv", "--to", "sqlite:out.db").returncode == 0
+    process = chute.spawn(["load", "a.csv", "--to", "sqlite:missing/out.db"], prefix=[
+        tool("strace"), "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
+        "-e", "inject=fdatasync,fsync:delay_enter=3000000:when=%d" % when])
+    assert process.wait(60) == 1
+    assert "its folder does not exist" in chute.log_text()
 
 
 def test_reset_of_no_flow_says_so(chute):

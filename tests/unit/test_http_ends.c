@@ -751,13 +751,23 @@ static void every_allocation_may_fail(void **state)
     server_stop(server);
 }
 
-/* The same for each function of libcurl that can fail for want of memory. */
+/* The same for each function of libcurl, and of libuv, that can fail for want of memory or descriptors. */
 static struct curl_lib *lib;
 static struct curl_lib real;
 static long curl_fault_left;
 static bool curl_fault_now(void)
 {
     return curl_fault_left > 0 && --curl_fault_left == 0;
+}
+int __real_uv_poll_init_socket(uv_loop_t *loop, uv_poll_t *poll, uv_os_sock_t fd);
+int __wrap_uv_poll_init_socket(uv_loop_t *loop, uv_poll_t *poll, uv_os_sock_t fd)
+{
+    return curl_fault_now() ? UV_ENOMEM : __real_uv_poll_init_socket(loop, poll, fd);
+}
+int __real_uv_poll_start(uv_poll_t *poll, int events, uv_poll_cb cb);
+int __wrap_uv_poll_start(uv_poll_t *poll, int events, uv_poll_cb cb)
+{
+    return curl_fault_now() ? UV_EINVAL : __real_uv_poll_start(poll, events, cb);
 }
 static CURL *faulty_easy_init(void)
 {
@@ -805,7 +815,7 @@ static CURLcode faulty_easy_setopt(CURL *easy, CURLoption option, ...)
     return code;
 }
 
-static void every_call_of_libcurl_may_fail(void **state)
+static void every_call_of_libcurl_and_libuv_may_fail(void **state)
 {
     struct server *server = server_start(script_ok);
     const struct curl_lib *loaded;
@@ -820,7 +830,7 @@ static void every_call_of_libcurl_may_fail(void **state)
     lib->multi_socket_action = faulty_multi_socket_action;
     lib->url = faulty_url;
     lib->url_set = faulty_url_set;
-    lib->url_get = (typeof(lib->url_get))(void (*)(void))faulty_url_get; /* newer ones take a const */
+    lib->url_get = (__typeof__(lib->url_get))(void (*)(void))faulty_url_get; /* newer ones take a const */
     lib->easy_setopt = faulty_easy_setopt;
     bool was_hit = true;
     for (long nth = 1; was_hit; nth++) {
@@ -874,7 +884,7 @@ int main(void)
         cmocka_unit_test(a_request_can_be_ended_from_inside_any_callback),
         cmocka_unit_test(done_may_start_the_next_request),
         cmocka_unit_test(every_allocation_may_fail),
-        cmocka_unit_test(every_call_of_libcurl_may_fail),
+        cmocka_unit_test(every_call_of_libcurl_and_libuv_may_fail),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);

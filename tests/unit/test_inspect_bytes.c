@@ -12,7 +12,7 @@ static const struct test_case usual = TEST_USUAL;
 
 static void usual_sizes(void)
 {
-    inspect_knobs = (struct inspect_knobs){0, 0, -1};
+    inspect_knobs = (struct inspect_knobs){.threads = -1};
 }
 
 static size_t gzip(const char *text, size_t n, unsigned char *out, size_t size)
@@ -235,7 +235,7 @@ static void every_block_and_batch_size_gives_the_same(void **state)
             inspect_knobs.batch_bytes = 8;
             char *expected = test_inspect_n(tricky[i], strlen(tricky[i]), &t);
             for (size_t block = 1; block <= 64; block++) {
-                inspect_knobs = (struct inspect_knobs){block, 8, block % 3 == 0};
+                inspect_knobs = (struct inspect_knobs){.block = block, .batch_bytes = 8, .threads = block % 3 == 0};
                 expect_of_n(tricky[i], strlen(tricky[i]), &t, expected);
             }
             free(expected);
@@ -250,7 +250,7 @@ static void the_size_of_a_batch_changes_only_the_batches(void **state)
     for (size_t i = 0; i < 5; i++) {
         char *expected = test_inspect_n(tricky[i], strlen(tricky[i]), &usual);
         for (size_t batch = 1; batch <= 80; batch++) {
-            inspect_knobs = (struct inspect_knobs){batch % 7, batch, batch % 2};
+            inspect_knobs = (struct inspect_knobs){.block = batch % 7, .batch_bytes = batch, .threads = batch % 2};
             expect_of_n(tricky[i], strlen(tricky[i]), &usual, expected);
         }
         usual_sizes();

@@ -336,7 +336,8 @@ static void every_allocation_may_fail(void **state)
         t.skip = 4;
         t.csv.null_values.count = 3;
         t.csv.encoding = variant == 2 ? ENC_ISO_8859_2 : ENC_UTF8;
-        inspect_knobs = (struct inspect_knobs){variant == 1 ? 5 : 0, variant % 2 != 0 ? 8 : 0, variant == 3};
+        inspect_knobs = (struct inspect_knobs){
+            .block = variant == 1 ? 5 : 0, .batch_bytes = variant % 2 != 0 ? 8 : 0, .threads = variant == 3};
         int fd = test_file(text, strlen(text));
         struct inspect_options options = test_options(&t, NULL);
         options.sink = (struct reject_sink){0};
@@ -369,7 +370,7 @@ static void every_allocation_may_fail(void **state)
         }
         close(fd);
     }
-    inspect_knobs = (struct inspect_knobs){0, 0, -1};
+    inspect_knobs = (struct inspect_knobs){.threads = -1};
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
