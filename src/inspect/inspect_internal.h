@@ -185,7 +185,7 @@ struct parser {
     uint64_t line_chars;   /* characters of this line in earlier pieces */
     bool after_cr;
     /* the record */
-    bool in_record, row_ended, in_quotes;
+    bool in_record, row_ended, in_quotes, in_quoted_field;
     bool skips_line; /* behind a bad quote: the rest of the line belongs to the bad record */
     uint64_t record_line, record_offset, record_bytes;
     uint64_t quote_line;

@@ -15,7 +15,10 @@ static void must_equal(const struct buf *pulled, const struct buf *skimmed, cons
 {
     if (pulled->size == skimmed->size && (pulled->size == 0 || memcmp(pulled->data, skimmed->data, pulled->size) == 0))
         return;
-    fprintf(stderr, "fuzz_inspect_count: %s\npulled: %s\nskimmed: %s\n", what, pulled->data, skimmed->data);
+    fprintf(stderr, "fuzz_inspect_count: %s\npulled: ", what); /* values may have NULs */
+    fwrite(pulled->data, 1, pulled->size, stderr);
+    fprintf(stderr, "\nskimmed: ");
+    fwrite(skimmed->data, 1, skimmed->size, stderr);
     abort();
 }
 

@@ -171,6 +171,7 @@ static const char *const odd_records[] = {
     "a,\xED\xA0\x80,c",
     "a,\"b\nc\",d\"",
     "a,b,\"c",
+    "a,\"b\"\"\n\"\"c\n",
     "\"" LONG LONG "\"\"\n" LONG "\"," LONG ",\"\"",
     LONG LONG LONG,
     "\"" LONG "\",\"" LONG "\",\"" LONG "\"x",
