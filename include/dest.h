@@ -73,8 +73,8 @@ struct load {
     const char *const *header;
     size_t header_count;
     /*
-     * Rows (LOAD_FILE); the driver pulls, rewinds, and never frees. Where !accepts_rows they have been pulled once to
-     * their end, so that shape and result speak for the whole file: rewind before the first pull.
+     * Rows (LOAD_FILE); the driver pulls, rewinds, and never frees. Where !accepts_rows the file has been read once
+     * to its end (rows_skim), so that shape and result speak for the whole file: rewind before the first pull.
      */
     struct rows *rows;
     /* Bytes (LOAD_FILE), for drivers that send them as they are. */
