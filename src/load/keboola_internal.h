@@ -185,6 +185,7 @@ void keboola_load_over(struct keboola *k); /* one less; goes on with a close tha
 /* What a restart has to know of a load, as its checkpoint has it. */
 struct keboola_walk {
     char hash[33];
+    char table[400]; /* "space.table" as the engine calls it: with another name in the configuration it is not ours */
     int64_t file, job;
     int64_t ordered_ms; /* wall; 0: no import was ordered */
     bool is_uploaded;
@@ -196,6 +197,8 @@ struct keboola_walk {
     uint64_t parsed, rejected, bytes;
     int64_t rows_before; /* of the table; -1 unknown */
 };
+/* The walk that the last try for LOAD's path and table left; false: none. */
+bool keboola_walk_of(const struct load *load, struct keboola_walk *ret);
 /* "" where there is nothing to know. */
 void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size);
 bool keboola_walk_read(const char *text, struct keboola_walk *ret); /* false: RET stays */
@@ -210,6 +213,10 @@ bool keboola_target(struct json_object *file, const struct keboola_options *opti
 /* The job of LIST (newest first) that loads FILE, 0: none, -1: one without a number. *RET_MORE: the next page may have
  * it, since not all of these are older than an order at ORDERED_MS. */
 int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered_ms, bool *ret_more);
+#define LOOKS_MAX 3 /* a job that was accepted a moment ago may not be listed yet */
+#define LOOK_PAGE 100
+#define LOOK_PAGES_MAX 50
+uint64_t keboola_look_ms(unsigned looks); /* until the next look through the list, after LOOKS (from 1) in vain */
 /*
  * What became of a storage job: ERR_NONE, succeeded; ERR_INPUT: refused the data; ERR_REMOTE retryable: the platform
  * failed, a new job may work. *RET_FINAL false: it still runs. *RET_AGAIN: the uploaded file is missing, upload again.

@@ -31,10 +31,7 @@
 #include <string.h>
 #include <time.h>
 
-#define PREPARES_MAX 4 /* credentials that expire, files that are not found: then the engine waits */
-#define LOOKS_MAX 3    /* a job that was accepted a moment ago may not be listed yet */
-#define LOOK_PAGE 100
-#define LOOK_PAGES_MAX 50
+#define PREPARES_MAX 4                  /* credentials that expire, files that are not found: then the engine waits */
 #define LOOK_MARGIN_MS (10 * 60 * 1000) /* clocks of the service and ours */
 #define POLL_FAILURES_MAX 6
 #define TURNS_MAX 8 /* of "the table is there now" and "now it is not" */
@@ -198,6 +195,11 @@ static enum next refused(struct kload *l)
     return fails(l, &l->reply->err);
 }
 
+static void name_table(const struct load *load, char *ret, size_t size)
+{
+    snprintf(ret, size, "%s.%s", load->space, load->table);
+}
+
 /* This version of the file, nothing done yet. */
 static void fresh_walk(struct kload *l)
 {
@@ -205,6 +207,7 @@ static void fresh_walk(struct kload *l)
     bool made = l->walk.made;
     memset(&l->walk, 0, sizeof l->walk);
     l->walk.made = made;
+    name_table(load, l->walk.table, sizeof l->walk.table);
     l->walk.is_raw = l->is_raw;
     text_hex(load->hash, sizeof load->hash, l->walk.hash);
     l->walk.parsed = load->rows->result.records;
@@ -277,11 +280,11 @@ void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size)
     else
         snprintf(ret, size,
                  "keboola1 hash=%s file=%" PRId64 " job=%" PRId64 " ordered=%" PRId64 " flags=%u parsed=%" PRIu64
-                 " rejected=%" PRIu64 " bytes=%" PRIu64 " before=%" PRId64,
+                 " rejected=%" PRIu64 " bytes=%" PRIu64 " before=%" PRId64 " table=%s",
                  w->hash, w->file, w->job, w->ordered_ms,
                  (unsigned)w->is_uploaded | (unsigned)w->creates << 1 | (unsigned)w->made << 2 |
                      (unsigned)w->is_sliced << 3 | (unsigned)w->is_keyed << 4 | (unsigned)w->is_raw << 5,
-                 w->parsed, w->rejected, w->bytes, w->rows_before);
+                 w->parsed, w->rejected, w->bytes, w->rows_before, w->table);
 }
 
 bool keboola_walk_read(const char *text, struct keboola_walk *w)
@@ -291,8 +294,9 @@ bool keboola_walk_read(const char *text, struct keboola_walk *w)
     if (text == NULL ||
         sscanf(text,
                "keboola1 hash=%32s file=%" SCNd64 " job=%" SCNd64 " ordered=%" SCNd64 " flags=%u parsed=%" SCNu64
-               " rejected=%" SCNu64 " bytes=%" SCNu64 " before=%" SCNd64,
-               r.hash, &r.file, &r.job, &r.ordered_ms, &flags, &r.parsed, &r.rejected, &r.bytes, &r.rows_before) != 9)
+               " rejected=%" SCNu64 " bytes=%" SCNu64 " before=%" SCNd64 " table=%399s",
+               r.hash, &r.file, &r.job, &r.ordered_ms, &flags, &r.parsed, &r.rejected, &r.bytes, &r.rows_before,
+               r.table) != 10)
         return false;
     r.is_uploaded = flags & 1;
     r.creates = flags & 2;
@@ -301,6 +305,17 @@ bool keboola_walk_read(const char *text, struct keboola_walk *w)
     r.is_keyed = flags & 16;
     r.is_raw = flags & 32;
     *w = r;
+    return true;
+}
+
+bool keboola_walk_of(const struct load *load, struct keboola_walk *ret)
+{
+    char table[sizeof ret->table];
+    struct keboola_walk w;
+    name_table(load, table, sizeof table);
+    if (!keboola_walk_read(load->checkpoint, &w) || strcmp(w.table, table) != 0)
+        return false;
+    *ret = w;
     return true;
 }
 
@@ -994,7 +1009,7 @@ static enum next answer_look(struct kload *l)
         return go(l, K_LOOK);
     l->look_page = 0;
     if (++l->looks < LOOKS_MAX)
-        return later(l, l->looks == 1 ? 1000 : 3000);
+        return later(l, keboola_look_ms(l->looks));
     /* It was never taken. */
     l->looks = 0;
     l->walk.ordered_ms = 0;
@@ -1107,6 +1122,11 @@ static enum next answer_poll(struct kload *l)
     return fails_for_good(l, &err);
 }
 
+uint64_t keboola_look_ms(unsigned looks)
+{
+    return looks <= 1 ? 1000 : 3000;
+}
+
 uint64_t keboola_poll_ms(unsigned polls)
 {
     uint64_t ms = 50;
@@ -1157,7 +1177,7 @@ static enum step first_step(struct kload *l)
     const struct load *load = l->load;
     char hash[33];
     text_hex(load->hash, sizeof load->hash, hash);
-    bool has_walk = keboola_walk_read(load->checkpoint, &l->walk);
+    bool has_walk = keboola_walk_of(load, &l->walk);
     bool is_ours = has_walk && strcmp(l->walk.hash, hash) == 0;
     if (has_walk && (l->walk.job > 0 || l->walk.ordered_ms > 0)) {
         l->is_adopted = !is_ours;
