@@ -361,6 +361,11 @@ static bool see_drop(void *arg, const struct ledger_row *row)
         done.drop_pending = false;
         return ledger_put(s->tx, &done, s->err) == ERR_NONE;
     }
+    if (row->next_try_ms > clock_wall_ms()) { /* failed a moment ago */
+        if (s->c->next_due_ms > row->next_try_ms)
+            s->c->next_due_ms = row->next_try_ms;
+        return true;
+    }
     if (flow == NULL || !successor_is_done(s, row)) {
         if (flow != NULL && s->c->next_due_ms > clock_wall_ms() + SUCCESSOR_WAIT_MS)
             s->c->next_due_ms = clock_wall_ms() + SUCCESSOR_WAIT_MS;
