@@ -64,6 +64,12 @@ static void stop(struct kdrop *d)
     over(d, "", &err);
 }
 
+static void refused(struct kdrop *d, const struct api_reply *r)
+{
+    d->load->retry_after_ms = r->retry_after_ms;
+    over(d, "", &r->err);
+}
+
 static void on_timer(uv_timer_t *timer);
 
 /* ---- an import under way ---- */
@@ -115,7 +121,7 @@ static void on_awaited(void *arg, const struct api_reply *r)
         return;
     }
     if (r->err.code != ERR_NONE) {
-        over(d, "", &r->err);
+        refused(d, r);
         return;
     }
     enum err_code code = keboola_job_end(r->json, &is_final, &again, &err);
@@ -137,7 +143,7 @@ static void on_looked(void *arg, const struct api_reply *r)
     if (d->load->stop) {
         stop(d);
     } else if (r->err.code != ERR_NONE) {
-        over(d, "", &r->err);
+        refused(d, r);
     } else if (job < 0 || !json_object_is_type(r->json, json_type_array)) {
         err_set(&err, ERR_REMOTE, true, "GET jobs: the answer is no list of jobs with numbers");
         over(d, "", &err);
@@ -178,7 +184,7 @@ static void on_poll(void *arg, const struct api_reply *r)
     if (d->load->stop) {
         stop(d);
     } else if (r->err.code != ERR_NONE) {
-        over(d, "", &r->err);
+        refused(d, r);
     } else if (keboola_job_end(r->json, &is_final, &again, &err) != ERR_NONE) {
         over(d, "", &err);
     } else if (is_final) {
@@ -198,7 +204,7 @@ static void on_asked(void *arg, const struct api_reply *r)
         if (d->load->stop)
             stop(d);
         else
-            over(d, "", &r->err);
+            refused(d, r);
     } else if (r->status == 204) {
         over(d, d->load->what == LOAD_EMPTY ? "emptied" : "dropped", NULL);
     } else {
@@ -233,6 +239,7 @@ static void on_bucket(void *arg, const char *id, const struct err *err)
     struct kdrop *d = arg;
     d->needs_bucket = false;
     if (err != NULL) {
+        d->load->retry_after_ms = bucket_pause_ms(d->k, d->load->space);
         over(d, "", err);
     } else if (id == NULL) {
         over(d, "kept", NULL);

@@ -132,6 +132,8 @@ typedef void bucket_cb(void *arg, const char *id, const struct err *err); /* ID 
  */
 enum err_code bucket_need(struct keboola *k, const char *name, bool make, bucket_cb *cb, void *arg, struct err *err);
 void bucket_leave(struct keboola *k, void *arg);
+/* How long the service still wants to be left alone about bucket NAME; who asks before that waits for it. */
+uint64_t bucket_pause_ms(const struct keboola *k, const char *name);
 void bucket_forget(struct keboola *k, const char *id); /* it turned out to be gone: ask again next time */
 void buckets_done(struct keboola *k);
 /* Does the token's list of buckets explain a 403 on bucket ID? Then it concerns that one only. */

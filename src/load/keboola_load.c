@@ -389,10 +389,12 @@ static void on_bucket(void *arg, const char *id, const struct err *err)
 {
     struct kload *l = arg;
     l->needs_bucket = false;
-    if (err != NULL)
+    if (err != NULL) {
         l->err = *err;
-    else if (id == NULL || (size_t)snprintf(l->bucket, sizeof l->bucket, "%s", id) >= sizeof l->bucket)
+        l->load->retry_after_ms = bucket_pause_ms(l->k, l->load->space);
+    } else if (id == NULL || (size_t)snprintf(l->bucket, sizeof l->bucket, "%s", id) >= sizeof l->bucket) {
         err_set(&l->err, ERR_REMOTE, true, "the service gives bucket %s no usable id", l->load->space);
+    }
     run(l, answer_bucket);
 }
 
