@@ -226,6 +226,8 @@ static bool has_avx2(void)
 
 /* ---- the entrance */
 
+enum count_how count_how;
+
 bool count_knows(const struct dialect *dialect)
 {
     char d = dialect->delimiter, q = dialect->quote;
@@ -238,8 +240,8 @@ void count_records(struct parser *p)
         p->valid_to = p->text_pos + text_utf8_valid(p->text + p->text_pos, p->text_size - p->text_pos);
     size_t end = p->is_utf8 ? p->text_size : p->valid_to;
 #if defined(__x86_64__)
-    if (inspect_knobs.count != COUNT_BY_WORDS) {
-        if (inspect_knobs.count == COUNT_BEST && has_avx2())
+    if (count_how != COUNT_BY_WORDS) {
+        if (count_how == COUNT_BEST && has_avx2())
             count_avx2(p, end);
         else
             count_sse2(p, end);

@@ -35,10 +35,9 @@ struct inspect_knobs {
     size_t block;       /* bytes per read and per block of text */
     size_t batch_bytes; /* cell data per batch */
     int threads;        /* 0 never, 1 always, -1 by size */
-    int count;          /* enum count_how */
 };
-enum count_how { COUNT_BEST, COUNT_BY_SSE2, COUNT_BY_WORDS }; /* what count.c may use of this machine */
 extern struct inspect_knobs inspect_knobs;
+extern enum count_how { COUNT_BEST, COUNT_BY_SSE2, COUNT_BY_WORDS } count_how; /* what count.c may use; for tests */
 
 /* ---- decode.c */
 struct decoder; /* gzip or zstd */
@@ -186,7 +185,7 @@ struct parser {
     uint64_t line_chars;   /* characters of this line in earlier pieces */
     bool after_cr;
     /* the record */
-    bool in_record, row_ended, in_quotes;
+    bool in_record, row_ended, in_quotes, in_quoted_field;
     bool skips_line; /* behind a bad quote: the rest of the line belongs to the bad record */
     uint64_t record_line, record_offset, record_bytes;
     uint64_t quote_line;

@@ -260,7 +260,7 @@ void parser_good_record(struct parser *p, const char *s, size_t n)
 static enum err_code finish_record(struct parser *p, struct err *err)
 {
     struct batch *b = p->batch;
-    p->row_ended = p->in_record = p->in_quotes = p->skips_line = false;
+    p->row_ended = p->in_record = p->in_quotes = p->in_quoted_field = p->skips_line = false;
     if (p->skips_header && !p->header_done)
         return finish_header(p, err);
     uint64_t number = p->record++;
@@ -386,11 +386,14 @@ static void note_open_record(struct parser *p, size_t fields_before, bool was_in
 {
     p->in_record = was_in_record || p->csv.pstate != CSV_ROW_NOT_BEGUN;
     bool is_open = p->csv.pstate == CSV_FIELD_BEGUN && p->csv.quoted;
-    if (is_open && (!p->in_quotes || p->fields != fields_before || !was_in_record)) {
+    /* A block may end between the two of a doubled quote: the field goes on, no other quote has opened it. */
+    bool is_quoted = is_open || (p->csv.pstate == CSV_FIELD_MIGHT_HAVE_ENDED && p->csv.quoted);
+    if (is_quoted && (!p->in_quoted_field || p->fields != fields_before || !was_in_record)) {
         p->quote_line = p->line;
         p->quote_field = p->fields + 1;
     }
     p->in_quotes = is_open;
+    p->in_quoted_field = is_quoted;
 }
 
 static void note_cursor(struct parser *p, const char *s, size_t n)
@@ -509,7 +512,7 @@ void parser_restart(struct parser *p, uint64_t first_offset)
     p->line = 1;
     p->offset = first_offset;
     p->line_chars = p->record = p->bad_count = p->odd = 0;
-    p->after_cr = p->in_record = p->row_ended = p->in_quotes = p->skips_line = false;
+    p->after_cr = p->in_record = p->row_ended = p->in_quotes = p->in_quoted_field = p->skips_line = false;
     p->header_done = p->has_carry = p->extra_failed = p->skims = false;
     p->valid_to = 0;
     p->next_cut = 0;

@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-struct inspect_knobs inspect_knobs = {0, 0, -1, COUNT_BEST};
+struct inspect_knobs inspect_knobs = {0, 0, -1};
 
 static const char *const iconv_names[] = {
     [ENC_UTF8] = NULL,

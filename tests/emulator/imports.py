@@ -279,11 +279,13 @@ def _fill(project, loaded, records, content, order):
 
 
 def _count(loaded, content, has_header):
-    """Benchmarks: count lines instead of reading them; a line break inside quotes counts too."""
-    ends, last = 0, b"\n"
+    """Benchmarks: count line ends outside of quotes instead of reading records."""
+    ends, last, inside = 0, b"\n", False
     for stream in content.streams():
         while data := stream.read(blobs.CHUNK):
-            ends += data.count(b"\n")
+            parts = data.split(b'"')
+            ends += sum(part.count(b"\n") for part in parts[inside::2])
+            inside ^= len(parts) % 2 == 0
             last = data[-1:]
     loaded.count = ends + (last != b"\n") - (1 if has_header else 0)
     loaded.kept = False

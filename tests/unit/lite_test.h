@@ -197,7 +197,8 @@ static void text_free(struct rows *rows)
     free(t);
 }
 
-static const struct rows_ops text_rows_ops = {text_next, text_reject, text_rewind, text_free};
+static const struct rows_ops text_rows_ops = {
+    .next = text_next, .reject = text_reject, .rewind = text_rewind, .free = text_free};
 
 /* HEAD: how many records the first look saw; 0 for all (a small file). */
 static struct text_rows *text_rows_new(const char *text, size_t head)

@@ -640,8 +640,7 @@ static void what_prepare_hands_out_is_read_for_each_store(void **state)
         "{\"provider\":\"floppy\"}",
         "{\"provider\":\"aws\"}",
         "{\"provider\":\"aws\",\"uploadParams\":[]}",
-        "{\"provider\":\"azure\",\"absUploadParams\":{\"container\":\"c\",\"blobName\":\"n\",\"absCredentials\":{"
-        "\"SASConnectionString\":\";;BlobEndpoint\"}}}",
+        "{\"provider\":\"azure\",\"absUploadParams\":{\"container\":\"c\",\"absCredentials\":{}}}",
         "{\"provider\":\"gcp\",\"gcsUploadParams\":{\"bucket\":\"b\",\"key\":\"k\",\"access_token\":{}}}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_false(target(f, bad[i], &t, &account));
