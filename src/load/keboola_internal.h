@@ -5,7 +5,8 @@
  * keboola_bucket.c a bucket found or made once, whoever needs it
  * keboola_name.c   names as the service cleans them
  * keboola_table.c  a file's header against a table's columns
- * keboola_load.c   one load: the walk of remote steps, each with its checkpoint
+ * keboola_load.c   one load: the walk of remote steps, each with its checkpoint; with keboola_place.c, keboola_file.c and
+ *                  keboola_import.c, see keboola_walk.h
  * keboola_drop.c   drop, empty, forget
  * dest_keboola.c   options, token, health, the contract
  *
