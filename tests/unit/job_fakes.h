@@ -490,7 +490,7 @@ static void fake_table_close(void *state, void (*closed)(void *arg), void *arg)
     uv_close((uv_handle_t *)&t->idle, fake_table_on_close);
 }
 static const char *const fake_flow_defaults[] = {"table", "{path_stem}", "on_schema_change", "recreate", NULL};
-static const struct dest_ops fake_table_ops = {
+static struct dest_ops fake_table_ops = {
     .type = "sqlite",
     .summary = "x",
     .options = fake_table_table,

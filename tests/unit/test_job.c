@@ -163,6 +163,38 @@ static void settle_all(struct fixture *f)
     turn_until(f, &f->idle);
 }
 
+/* Whoever reads the content of a file waits as long as the test holds it; and how much was read. */
+static _Atomic bool holds_reading, is_reading;
+static _Atomic uint64_t read_bytes;
+
+static void before_reading(size_t size)
+{
+    if (size < 4096)
+        return;
+    atomic_store(&is_reading, true);
+    for (int i = 0; i < 20000 && atomic_load(&holds_reading); i++)
+        usleep(1000);
+}
+
+ssize_t __real_pread(int fd, void *buf, size_t size, off_t offset);
+ssize_t __wrap_pread(int fd, void *buf, size_t size, off_t offset);
+ssize_t __wrap_pread(int fd, void *buf, size_t size, off_t offset)
+{
+    before_reading(size);
+    ssize_t n = __real_pread(fd, buf, size, offset);
+    read_bytes += n > 0 ? (uint64_t)n : 0;
+    return n;
+}
+ssize_t __real_pread64(int fd, void *buf, size_t size, off_t offset);
+ssize_t __wrap_pread64(int fd, void *buf, size_t size, off_t offset);
+ssize_t __wrap_pread64(int fd, void *buf, size_t size, off_t offset)
+{
+    before_reading(size);
+    ssize_t n = __real_pread64(fd, buf, size, offset);
+    read_bytes += n > 0 ? (uint64_t)n : 0;
+    return n;
+}
+
 static void begin(struct fixture *f, const char *flow_options)
 {
     char command[160];
@@ -943,6 +975,42 @@ static void an_allocation_that_fails_loses_and_repeats_nothing(void **state)
     }
 }
 
+/* A destination that takes files gets them read to their end first, and a large one takes its time. */
+static void a_file_that_is_read_before_it_is_sent_can_be_stopped(void **state)
+{
+    (void)state;
+    enum { LINES = 4 * 1024 * 1024 / 16 };
+    struct fixture f = {0};
+    begin(&f, "table: t, types: text");
+    fake_table_ops.accepts_rows = false;
+    char *text = malloc(LINES * 16 + 1);
+    assert_non_null(text);
+    for (size_t i = 0; i < LINES; i++)
+        memcpy(text + 16 * i, "0123456789abcde\n", 16);
+    text[LINES * 16] = '\0';
+    write_file(&f, "a.csv", text);
+    free(text);
+    atomic_store(&is_reading, false);
+    atomic_store(&holds_reading, true);
+    start(&f);
+    for (uint64_t end_ms = clock_mono_ms() + 20000; !atomic_load(&is_reading) && clock_mono_ms() < end_ms;)
+        turn(&f);
+    assert_true(atomic_load(&is_reading));
+    read_bytes = 0;
+    engine_drain(f.engine, 0, on_true, &f.drained);
+    for (uint64_t end_ms = clock_mono_ms() + 20000; !f.engine->jobs->load.stop && clock_mono_ms() < end_ms;)
+        turn(&f);
+    atomic_store(&holds_reading, false);
+    turn_until(&f, &f.drained);
+    assert_in_range(read_bytes, 1, 2 * 1024 * 1024); /* its head, and not its 4 MiB */
+    assert_int_equal(fake.log_count, 0);
+    engine_close(f.engine, on_true, &f.closed);
+    turn_until(&f, &f.closed);
+    f.engine = NULL;
+    fake_table_ops.accepts_rows = true;
+    end(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -976,6 +1044,7 @@ int main(void)
         cmocka_unit_test(reset_drops_what_the_flow_made_and_pauses_it),
         cmocka_unit_test(a_reload_keeps_what_runs_and_repeats_nothing),
         cmocka_unit_test(a_stop_at_any_moment_loses_and_repeats_nothing),
+        cmocka_unit_test(a_file_that_is_read_before_it_is_sent_can_be_stopped),
         cmocka_unit_test(an_allocation_that_fails_loses_and_repeats_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
