@@ -93,8 +93,9 @@ struct load {
      */
     enum err_code (*still_current)(struct load *load, struct err *err);
     /*
-     * For loads that are a walk of several remote steps (keeps_checkpoints): what the last try of this very version
-     * saved before it was cut off, "" for none. Borrowed until finished().
+     * For loads that are a walk of several remote steps (keeps_checkpoints): what the last try for this path saved
+     * before it was cut off, "" or NULL for none; perhaps for another version, and of a drop, what a load saved.
+     * Borrowed until finished().
      */
     const char *checkpoint;
     /*

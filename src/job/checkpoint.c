@@ -1,14 +1,16 @@
 /*
  * checkpoint.c -- what a driver keeps between the remote steps of one load: ids that a restart must find again, or it
- * would start a second import of the same version. Filed under the load_key, so that it goes with the attempt.
+ * would start a second import of the same version. Filed under the row, not under an attempt: what the destination was
+ * told to do goes on there, also when the file is deleted or changed meanwhile, and whoever works on the row next has
+ * to know.
  */
 #include "job_internal.h"
 
 #include <stdio.h>
 
-const char *checkpoint_key(const char *load_key, char ret[CHECKPOINT_KEY_MAX])
+const char *checkpoint_key(int64_t row_id, char ret[CHECKPOINT_KEY_MAX])
 {
-    snprintf(ret, CHECKPOINT_KEY_MAX, "checkpoint:%.48s", load_key);
+    snprintf(ret, CHECKPOINT_KEY_MAX, "checkpoint:%lld", (long long)row_id);
     return ret;
 }
 
@@ -16,7 +18,7 @@ static enum err_code save_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     const struct job *job = arg;
     char key[CHECKPOINT_KEY_MAX];
-    return ledger_meta_put(tx, checkpoint_key(job->row.load_key, key), job->saving, err);
+    return ledger_meta_put(tx, checkpoint_key(job->row.id, key), job->saving[0] != '\0' ? job->saving : NULL, err);
 }
 
 static void on_saved(void *arg, const struct err *err)

@@ -244,7 +244,7 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
         return err->code;
     if (flow->dest->ops->keeps_checkpoints) {
         char key[CHECKPOINT_KEY_MAX];
-        if (ledger_meta_get(tx, checkpoint_key(row->load_key, key), &c->arena, &item->checkpoint, err) != ERR_NONE)
+        if (ledger_meta_get(tx, checkpoint_key(row->id, key), &c->arena, &item->checkpoint, err) != ERR_NONE)
             return err->code;
     }
     item->want_hash = item->want_hash || (row->was_loaded && flow->plan.mode == MODE_APPEND);
@@ -279,8 +279,13 @@ static bool copy_drop(struct drop_search *s, const struct ledger_row *row, const
             return false;
         is_ours = made != NULL;
     }
-    s->c->items[s->c->count++] =
-        (struct claimed){.row = copy, .flow = flow, .is_drop = true, .is_carry = is_carry, .is_ours = is_ours};
+    const char *checkpoint = NULL;
+    char checkpoint_name[CHECKPOINT_KEY_MAX];
+    if (flow->dest->ops->keeps_checkpoints &&
+        ledger_meta_get(s->tx, checkpoint_key(row->id, checkpoint_name), &s->c->arena, &checkpoint, s->err) != ERR_NONE)
+        return false;
+    s->c->items[s->c->count++] = (struct claimed){
+        .row = copy, .flow = flow, .is_drop = true, .is_carry = is_carry, .is_ours = is_ours, .checkpoint = checkpoint};
     return ++s->found < DROPS_AT_ONCE;
 }
 
@@ -355,6 +360,11 @@ static bool see_drop(void *arg, const struct ledger_row *row)
         struct ledger_row done = *row; /* loaded anew since: its receipt is under the new name already */
         done.drop_pending = false;
         return ledger_put(s->tx, &done, s->err) == ERR_NONE;
+    }
+    if (row->next_try_ms > clock_wall_ms()) { /* failed a moment ago */
+        if (s->c->next_due_ms > row->next_try_ms)
+            s->c->next_due_ms = row->next_try_ms;
+        return true;
     }
     if (flow == NULL || !successor_is_done(s, row)) {
         if (flow != NULL && s->c->next_due_ms > clock_wall_ms() + SUCCESSOR_WAIT_MS)

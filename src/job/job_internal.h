@@ -377,7 +377,7 @@ void job_next_turn(struct job *done); /* DONE leaves its table: the next one in 
 
 /* checkpoint.c: what a driver keeps between the remote steps of one load */
 #define CHECKPOINT_KEY_MAX 64
-const char *checkpoint_key(const char *load_key, char ret[CHECKPOINT_KEY_MAX]);
+const char *checkpoint_key(int64_t row_id, char ret[CHECKPOINT_KEY_MAX]);
 enum err_code checkpoint_save(struct load *load, const char *text,
                               void (*saved)(struct load *load, const struct err *err), struct err *err);
 /* row.c */

@@ -205,6 +205,13 @@ enum err_code decide_finish(struct ledger_tx *tx, struct job *job, struct ledger
     return ERR_NONE;
 }
 
+static enum err_code forget_checkpoint(struct ledger_tx *tx, const struct job *job, struct err *err)
+{
+    char key[CHECKPOINT_KEY_MAX];
+    bool had_one = job->has_checkpoint || (job->load.checkpoint != NULL && job->load.checkpoint[0] != '\0');
+    return had_one ? ledger_meta_put(tx, checkpoint_key(job->row.id, key), NULL, err) : ERR_NONE;
+}
+
 static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct ledger_row *row, struct err *err)
 {
     if (job->is_carry && row->drop_pending && row->state != STATE_GONE && !job->requeue && job->end != STATE_RETRYING) {
@@ -221,6 +228,8 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
         row->next_try_ms = job->next_try_ms;
         return ledger_put(tx, row, err);
     }
+    if (forget_checkpoint(tx, job, err) != ERR_NONE)
+        return err->code;
     row->drop_pending = false;
     row->reason = job->reason;
     row->since_ms = clock_wall_ms();
@@ -357,10 +366,7 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
         return err->code;
     if (is_end && put_receipt(tx, job, row, err) != ERR_NONE)
         return err->code;
-    char checkpoint[CHECKPOINT_KEY_MAX];
-    bool had_checkpoint = job->has_checkpoint || (job->load.checkpoint != NULL && job->load.checkpoint[0] != '\0');
-    if (is_end && had_checkpoint &&
-        ledger_meta_put(tx, checkpoint_key(job->row.load_key, checkpoint), NULL, err) != ERR_NONE)
+    if (is_end && forget_checkpoint(tx, job, err) != ERR_NONE)
         return err->code;
     bool is_newer = row->state == STATE_GONE || !file_id_same(&row->file, &job->row.file);
     if (is_newer || job->load_again)

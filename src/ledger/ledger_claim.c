@@ -300,7 +300,7 @@ enum err_code ledger_clamp_due(struct ledger_tx *tx, const char *dest, int64_t l
     if (ledger_name_find(tx, dest, &dest_id, err) != ERR_NONE || dest_id == 0)
         return err->code;
     if (query_begin(&q, tx,
-                    "UPDATE file SET next_try_ms = ?2 WHERE dest = ?1 AND next_try_ms > ?2 AND state IN (1, 2, 4)",
+                    "UPDATE file SET next_try_ms = ?2 WHERE dest = ?1 AND next_try_ms > ?2 AND state IN (1, 2, 4, 8)",
                     err) != ERR_NONE)
         return err->code;
     query_int(&q, dest_id);

@@ -11,6 +11,8 @@
  */
 #include "keboola_internal.h"
 
+#include "clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -30,8 +32,9 @@ struct bucket {
     struct bucket_waiter *waiters;
     struct api_call *call;
     bool is_asked;
-    bool is_posted;  /* in this round */
-    uv_timer_t soon; /* an answer that is known is told on a later turn */
+    bool is_posted;         /* in this round */
+    uint64_t wait_until_ms; /* monotonic: the service asked for a pause; 0 none */
+    uv_timer_t soon;        /* an answer that is known is told on a later turn */
     bool has_timer;
 };
 
@@ -73,6 +76,13 @@ static void fail(struct bucket *b, const struct err *err)
     tell(b, err);
 }
 
+/* The service said no. Those who come again before the pause is over that it asked for wait with us. */
+static void refused(struct bucket *b, const struct api_reply *r)
+{
+    b->wait_until_ms = r->retry_after_ms > 0 ? clock_mono_ms() + r->retry_after_ms : 0;
+    fail(b, &r->err);
+}
+
 static void no_sense(struct bucket *b, const char *what)
 {
     struct err err = {0};
@@ -86,7 +96,7 @@ static void on_list(void *arg, const struct api_reply *r)
     struct err err = {0};
     b->call = NULL;
     if (r->err.code != ERR_NONE) {
-        fail(b, &r->err);
+        refused(b, r);
         return;
     }
     const char *stage = keboola_stages[b->k->options->stage];
@@ -133,7 +143,9 @@ static void on_posted(void *arg, const struct api_reply *r)
                 "bucket %s does not exist, and token %s may not make one; make it in Keboola, or use a token that may "
                 "manage buckets",
                 b->name, b->k->token_name);
-    fail(b, &err);
+    struct api_reply told = *r;
+    told.err = err;
+    refused(b, &told);
 }
 
 static void post(struct bucket *b)
@@ -169,7 +181,7 @@ static void on_got(void *arg, const struct api_reply *r)
                 b->k->token_name, b->name);
         fail(b, &err);
     } else if (r->status != 404 || !code_is(r->code, "storage.buckets.notFound")) {
-        fail(b, &r->err);
+        refused(b, r);
     } else if (somebody_makes(b)) {
         post(b);
     } else {
@@ -228,9 +240,20 @@ enum err_code bucket_need(struct keboola *k, const char *name, bool make, bucket
     w->arg = arg;
     w->make = make;
     LL_APPEND(b->waiters, w);
+    uint64_t now = clock_mono_ms();
     if (!b->is_asked)
-        uv_timer_start(&b->soon, on_soon, 0, 0);
+        uv_timer_start(&b->soon, on_soon, b->id == NULL && b->wait_until_ms > now ? b->wait_until_ms - now : 0, 0);
     return ERR_NONE;
+}
+
+uint64_t bucket_pause_ms(const struct keboola *k, const char *name)
+{
+    const struct bucket *b;
+    uint64_t now = clock_mono_ms();
+    LL_FOREACH(k->buckets, b)
+        if (strcmp(b->name, name) == 0 && b->wait_until_ms > now)
+            return b->wait_until_ms - now;
+    return 0;
 }
 
 void bucket_leave(struct keboola *k, void *arg)

@@ -5,7 +5,8 @@
  * keboola_bucket.c a bucket found or made once, whoever needs it
  * keboola_name.c   names as the service cleans them
  * keboola_table.c  a file's header against a table's columns
- * keboola_load.c   one load: the walk of remote steps, each with its checkpoint
+ * keboola_load.c   one load: the walk of remote steps, each with its checkpoint; with keboola_place.c, keboola_file.c and
+ *                  keboola_import.c, see keboola_walk.h
  * keboola_drop.c   drop, empty, forget
  * dest_keboola.c   options, token, health, the contract
  *
@@ -132,6 +133,8 @@ typedef void bucket_cb(void *arg, const char *id, const struct err *err); /* ID 
  */
 enum err_code bucket_need(struct keboola *k, const char *name, bool make, bucket_cb *cb, void *arg, struct err *err);
 void bucket_leave(struct keboola *k, void *arg);
+/* How long the service still wants to be left alone about bucket NAME; who asks before that waits for it. */
+uint64_t bucket_pause_ms(const struct keboola *k, const char *name);
 void bucket_forget(struct keboola *k, const char *id); /* it turned out to be gone: ask again next time */
 void buckets_done(struct keboola *k);
 /* Does the token's list of buckets explain a 403 on bucket ID? Then it concerns that one only. */
@@ -185,6 +188,7 @@ void keboola_load_over(struct keboola *k); /* one less; goes on with a close tha
 /* What a restart has to know of a load, as its checkpoint has it. */
 struct keboola_walk {
     char hash[33];
+    char table[400]; /* "space.table" as the engine calls it: with another name in the configuration it is not ours */
     int64_t file, job;
     int64_t ordered_ms; /* wall; 0: no import was ordered */
     bool is_uploaded;
@@ -196,6 +200,8 @@ struct keboola_walk {
     uint64_t parsed, rejected, bytes;
     int64_t rows_before; /* of the table; -1 unknown */
 };
+/* The walk that the last try for LOAD's path and table left; false: none. */
+bool keboola_walk_of(const struct load *load, struct keboola_walk *ret);
 /* "" where there is nothing to know. */
 void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size);
 bool keboola_walk_read(const char *text, struct keboola_walk *ret); /* false: RET stays */
@@ -210,6 +216,10 @@ bool keboola_target(struct json_object *file, const struct keboola_options *opti
 /* The job of LIST (newest first) that loads FILE, 0: none, -1: one without a number. *RET_MORE: the next page may have
  * it, since not all of these are older than an order at ORDERED_MS. */
 int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered_ms, bool *ret_more);
+#define LOOKS_MAX 3 /* a job that was accepted a moment ago may not be listed yet */
+#define LOOK_PAGE 100
+#define LOOK_PAGES_MAX 50
+uint64_t keboola_look_ms(unsigned looks); /* until the next look through the list, after LOOKS (from 1) in vain */
 /*
  * What became of a storage job: ERR_NONE, succeeded; ERR_INPUT: refused the data; ERR_REMOTE retryable: the platform
  * failed, a new job may work. *RET_FINAL false: it still runs. *RET_AGAIN: the uploaded file is missing, upload again.

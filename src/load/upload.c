@@ -331,26 +331,16 @@ static bool may_run(const struct upload *u, const struct piece *p)
     return u->has_begun && (!u->ops->is_sequential || p == u->pieces);
 }
 
-/* The piece that is ready, of the upload that has the fewest under way; the oldest of them. */
 static struct piece *next_piece(struct uploader *up)
 {
-    struct piece *best = NULL;
-    unsigned best_running = 0;
     struct upload *u;
     DL_FOREACH(up->uploads, u) {
-        struct piece *p, *first = NULL;
-        unsigned running = 0;
-        DL_FOREACH(u->pieces, p) {
-            running += p->has_slot;
-            if (first == NULL && may_run(u, p))
-                first = p;
-        }
-        if (first != NULL && (best == NULL || running < best_running)) {
-            best = first;
-            best_running = running;
-        }
+        struct piece *p;
+        DL_FOREACH(u->pieces, p)
+            if (may_run(u, p))
+                return p;
     }
-    return best;
+    return NULL;
 }
 
 static void give_buffers(struct uploader *up)
@@ -370,7 +360,7 @@ static void give_slots(struct uploader *up)
         struct piece *p = next_piece(up);
         if (p == NULL)
             return;
-        /* To the end of the list: with equal rights, the next one is another's. */
+        /* To the end of the list: one piece of each upload in turns, so that small files don't wait for large ones. */
         struct upload *u = p->upload;
         DL_DELETE(up->uploads, u);
         DL_APPEND(up->uploads, u);

@@ -570,7 +570,7 @@ def test_503_twice_is_two_warnings_and_one_table(kbc):
     assert kbc.receipts_of("sales/basic.csv")[0]["tries"] == 3
 
 
-@pytest.mark.parametrize("path, method", [(r"tables/in.c-sales.basic$", "GET"), (r"files/prepare", "POST"), (STORES, "PUT"),
+@pytest.mark.parametrize("path, method", [(r"buckets/in.c-sales$", "GET"), (r"buckets$", "POST"), (r"tables/in.c-sales.basic$", "GET"), (r"files/prepare", "POST"), (STORES, "PUT"),
                                           (LOADS, "POST"), (r"jobs/\d+$", "GET")])
 def test_429_waits_at_least_as_long_as_it_is_told(kbc, path, method):
     kbc.set_up().place("sales/basic.csv")
@@ -656,6 +656,17 @@ def test_maintenance_is_waited_for_and_its_end_is_in_status(kbc):
     times = [r["time"] for r in kbc.emulator.requests() if r["status"] == 503]
     assert len(times) <= 6 and all(b - a < 1 or b - a >= 3 for a, b in zip(times, times[1:])), times
     assert kbc.receipts_of("sales/basic.csv")[0]["tries"] == 1  # no failure of the file's
+
+
+def test_a_drop_waits_as_long_as_it_is_told(kbc):
+    kbc.set_up({"on_delete": "drop"}).start()
+    path = kbc.place("sales/basic.csv")
+    kbc.wait_receipts("sales/basic.csv", "loaded", 1)
+    kbc.emulator.fault("tables/", "DELETE", status=503, headers={"Retry-After": 2}, body={"error": "Busy"})
+    path.unlink()
+    wait_until(lambda: kbc.emulator.tables() == {}, "the table to go")
+    times = [r["time"] for r in kbc.emulator.requests("DELETE")]
+    assert len(times) == 2 and times[1] - times[0] >= 2
 
 
 # ---- B9: what is not for it -------------------------------------------------------------------------------------------

@@ -444,6 +444,7 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
     (void)state;
     char text[CHECKPOINT_MAX];
     struct keboola_walk w = {.hash = "0123456789abcdef0123456789abcdef",
+                             .table = "sales.orders",
                              .file = INT64_MAX,
                              .job = 22070846,
                              .ordered_ms = INT64_MAX,
@@ -463,18 +464,36 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
         memset(&r, 0, sizeof r);
         assert_true(keboola_walk_read(text, &r));
         assert_string_equal(r.hash, w.hash);
+        assert_string_equal(r.table, w.table);
         assert_true(r.file == w.file && r.job == w.job && r.ordered_ms == w.ordered_ms && r.parsed == w.parsed &&
                     r.rejected == w.rejected && r.bytes == w.bytes && r.rows_before == w.rows_before);
         assert_true(r.is_uploaded == w.is_uploaded && r.creates == w.creates && r.made == w.made &&
                     r.is_sliced == w.is_sliced && r.is_keyed == w.is_keyed && r.is_raw == w.is_raw);
         assert_true(strlen(text) < CHECKPOINT_MAX / 4);
     }
-    w = (struct keboola_walk){.hash = "0123456789abcdef0123456789abcdef"};
+    w = (struct keboola_walk){.hash = "0123456789abcdef0123456789abcdef", .table = "b.t"};
     keboola_walk_write(&w, text, sizeof text);
     assert_string_equal(text, "");
     w.made = true; /* a table that we defined before a file was prepared */
     keboola_walk_write(&w, text, sizeof text);
     assert_true(keboola_walk_read(text, &r));
+}
+
+static void a_checkpoint_of_another_table_is_none_of_ours(void **state)
+{
+    struct fixture *f = *state;
+    char text[CHECKPOINT_MAX];
+    struct keboola_walk w = {.hash = "00", .table = "sales.orders", .job = 7, .file = 8}, r = {0};
+    keboola_walk_write(&w, text, sizeof text);
+    f->load.checkpoint = text;
+    f->load.space = "sales";
+    f->load.table = "orders";
+    assert_true(keboola_walk_of(&f->load, &r));
+    assert_int_equal(r.job, 7);
+    f->load.table = "orders2"; /* the flow has other names since */
+    assert_false(keboola_walk_of(&f->load, &r));
+    f->load.checkpoint = NULL;
+    assert_false(keboola_walk_of(&f->load, &r));
 }
 
 static void what_is_no_checkpoint_changes_nothing(void **state)
@@ -621,8 +640,7 @@ static void what_prepare_hands_out_is_read_for_each_store(void **state)
         "{\"provider\":\"floppy\"}",
         "{\"provider\":\"aws\"}",
         "{\"provider\":\"aws\",\"uploadParams\":[]}",
-        "{\"provider\":\"azure\",\"absUploadParams\":{\"container\":\"c\",\"blobName\":\"n\",\"absCredentials\":{"
-        "\"SASConnectionString\":\";;BlobEndpoint\"}}}",
+        "{\"provider\":\"azure\",\"absUploadParams\":{\"container\":\"c\",\"absCredentials\":{}}}",
         "{\"provider\":\"gcp\",\"gcsUploadParams\":{\"bucket\":\"b\",\"key\":\"k\",\"access_token\":{}}}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_false(target(f, bad[i], &t, &account));
@@ -649,6 +667,7 @@ int main(void)
         TEST(the_looks_at_a_job_come_later_and_later),
         TEST(the_job_of_a_file_is_found_among_others),
         TEST(a_checkpoint_comes_back_as_it_was),
+        TEST(a_checkpoint_of_another_table_is_none_of_ours),
         TEST(what_is_no_checkpoint_changes_nothing),
         TEST(answers_are_classed_by_status_and_by_who_speaks),
         TEST(maintenance_pauses_the_destination_and_says_until_when),
