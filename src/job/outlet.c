@@ -197,7 +197,9 @@ static void on_connected(void *arg, const struct err *err)
         o->answered_ms = clock_wall_ms();
         o->on_probation = o->failures > 0;
         set_health(o, OUTLET_OK, NULL);
-        if (!w->is_stopping)
+        /* Not while loads of the configuration before this one run: what they end with is about what was before, and
+         * would be taken for loaded into this one. Their end pumps, which learns. */
+        if (!w->is_stopping && w->engine->old == NULL)
             learn_identity(o);
     } else {
         o->failures++;

@@ -276,7 +276,7 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
 {
     struct requeue *q = arg;
     struct ledger_row next = *row;
-    char key[33], newest[TABLE_NAME_MAX + 128];
+    char key[33], newest[TABLE_NAME_MAX + 128], made[MADE_KEY_MAX], checkpoint[CHECKPOINT_KEY_MAX];
     bool is_loaded = row->state == STATE_LOADED || row->state == STATE_SKIPPED;
     bool was_judged = row->state == STATE_QUARANTINED && row->was_loaded; /* by what the other database held */
     if ((is_loaded || was_judged) && !row->taken_by_us && config_flow_named(q->config, row->flow) != NULL) {
@@ -290,7 +290,10 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     next.has_hash = false;
     newest_key(row->dest, row->table_key, newest, sizeof newest);
     /* What it loaded into the other database is no repeat here, whatever it waits for: its versions go with the row. */
+    /* Nor is a table there ours, though it has the name of one that we made; and numbers of remote jobs are others'. */
     return ledger_meta_put(q->tx, newest, NULL, q->err) == ERR_NONE &&
+           ledger_meta_put(q->tx, made_key(row->dest, row->table_key, made), NULL, q->err) == ERR_NONE &&
+           ledger_meta_put(q->tx, checkpoint_key(row->id, checkpoint), NULL, q->err) == ERR_NONE &&
            ledger_delete(q->tx, row->id, q->err) == ERR_NONE && ledger_put(q->tx, &next, q->err) == ERR_NONE;
 }
 

@@ -286,7 +286,7 @@ enum err_code keboola_drop_begin(struct keboola *k, struct load *load, struct er
     load->driver = d;
     load->retry_after_ms = 0;
     d->is_ours = load->is_ours;
-    bool has_walk = load->what != LOAD_CARRY && load->save != NULL && keboola_walk_of(load, &d->walk);
+    bool has_walk = load->what != LOAD_CARRY && load->save != NULL && keboola_walk_of(k, load, &d->walk);
     d->has_walk = has_walk && (d->walk.job > 0 || d->walk.ordered_ms > 0);
     d->is_ours = d->is_ours || (has_walk && d->walk.made);
     uv_timer_init(k->loop, &d->timer);

@@ -189,6 +189,7 @@ void keboola_load_over(struct keboola *k); /* one less; goes on with a close tha
 struct keboola_walk {
     char hash[33];
     char table[400]; /* "space.table" as the engine calls it: with another name in the configuration it is not ours */
+    char at[40];     /* identity of the destination: in another stage or project these numbers mean nothing */
     int64_t file, job;
     int64_t ordered_ms; /* wall; 0: no import was ordered */
     bool is_uploaded;
@@ -200,8 +201,8 @@ struct keboola_walk {
     uint64_t parsed, rejected, bytes;
     int64_t rows_before; /* of the table; -1 unknown */
 };
-/* The walk that the last try for LOAD's path and table left; false: none. */
-bool keboola_walk_of(const struct load *load, struct keboola_walk *ret);
+/* The walk that the last try for LOAD's path and table left in this very project and stage; false: none. */
+bool keboola_walk_of(const struct keboola *k, const struct load *load, struct keboola_walk *ret);
 /* "" where there is nothing to know. */
 void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size);
 bool keboola_walk_read(const char *text, struct keboola_walk *ret); /* false: RET stays */

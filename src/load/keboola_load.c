@@ -163,6 +163,7 @@ void walk_fresh(struct kload *l)
     memset(&l->walk, 0, sizeof l->walk);
     l->walk.made = made;
     name_table(load, l->walk.table, sizeof l->walk.table);
+    memcpy(l->walk.at, l->k->identity, sizeof l->walk.at);
     l->walk.is_raw = l->is_raw;
     text_hex(load->hash, sizeof load->hash, l->walk.hash);
     l->walk.parsed = load->rows->result.records;
@@ -253,11 +254,11 @@ void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size)
     else
         snprintf(ret, size,
                  "keboola1 hash=%s file=%" PRId64 " job=%" PRId64 " ordered=%" PRId64 " flags=%u parsed=%" PRIu64
-                 " rejected=%" PRIu64 " bytes=%" PRIu64 " before=%" PRId64 " table=%s",
+                 " rejected=%" PRIu64 " bytes=%" PRIu64 " before=%" PRId64 " at=%s table=%s",
                  w->hash, w->file, w->job, w->ordered_ms,
                  (unsigned)w->is_uploaded | (unsigned)w->creates << 1 | (unsigned)w->made << 2 |
                      (unsigned)w->is_sliced << 3 | (unsigned)w->is_keyed << 4 | (unsigned)w->is_raw << 5,
-                 w->parsed, w->rejected, w->bytes, w->rows_before, w->table);
+                 w->parsed, w->rejected, w->bytes, w->rows_before, w->at, w->table);
 }
 
 bool keboola_walk_read(const char *text, struct keboola_walk *w)
@@ -267,9 +268,9 @@ bool keboola_walk_read(const char *text, struct keboola_walk *w)
     if (text == NULL ||
         sscanf(text,
                "keboola1 hash=%32s file=%" SCNd64 " job=%" SCNd64 " ordered=%" SCNd64 " flags=%u parsed=%" SCNu64
-               " rejected=%" SCNu64 " bytes=%" SCNu64 " before=%" SCNd64 " table=%399s",
-               r.hash, &r.file, &r.job, &r.ordered_ms, &flags, &r.parsed, &r.rejected, &r.bytes, &r.rows_before,
-               r.table) != 10)
+               " rejected=%" SCNu64 " bytes=%" SCNu64 " before=%" SCNd64 " at=%39s table=%399s",
+               r.hash, &r.file, &r.job, &r.ordered_ms, &flags, &r.parsed, &r.rejected, &r.bytes, &r.rows_before, r.at,
+               r.table) != 11)
         return false;
     r.is_uploaded = flags & 1;
     r.creates = flags & 2;
@@ -281,12 +282,12 @@ bool keboola_walk_read(const char *text, struct keboola_walk *w)
     return true;
 }
 
-bool keboola_walk_of(const struct load *load, struct keboola_walk *ret)
+bool keboola_walk_of(const struct keboola *k, const struct load *load, struct keboola_walk *ret)
 {
     char table[sizeof ret->table];
     struct keboola_walk w;
     name_table(load, table, sizeof table);
-    if (!keboola_walk_read(load->checkpoint, &w) || strcmp(w.table, table) != 0)
+    if (!keboola_walk_read(load->checkpoint, &w) || strcmp(w.table, table) != 0 || strcmp(w.at, k->identity) != 0)
         return false;
     *ret = w;
     return true;
@@ -359,7 +360,7 @@ static enum step first_step(struct kload *l)
     const struct load *load = l->load;
     char hash[33];
     text_hex(load->hash, sizeof load->hash, hash);
-    bool has_walk = keboola_walk_of(load, &l->walk);
+    bool has_walk = keboola_walk_of(l->k, load, &l->walk);
     bool is_ours = has_walk && strcmp(l->walk.hash, hash) == 0;
     if (has_walk && (l->walk.job > 0 || l->walk.ordered_ms > 0)) {
         l->is_adopted = !is_ours;

@@ -5,6 +5,7 @@ and no secret is anywhere that chute wrote or told.
 """
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -475,6 +476,77 @@ def test_a_file_that_is_removed_while_its_import_runs_leaves_no_table(kbc, how, 
     wait_until(lambda: kbc.emulator.tables() == {}, lambda: "the table to go\n" + kbc.log_text()[-3000:])
     kbc.place("sales/basic.csv", TEXT)
     kbc.wait_remote("in.c-sales.basic", ROWS)
+
+
+# ---- another stage, another project -------------------------------------------------------------------------------------
+def choose(kbc, dest="kbc", **options):
+    """Other options for the destination, or another destination for the flow, in the configuration."""
+    text = json.loads(kbc.config.read_text())
+    text["destinations"][dest] = {**text["destinations"]["kbc"], **options}
+    text["flows"][0]["to"] = dest
+    kbc.config.write_text(json.dumps(text))
+
+
+@pytest.mark.parametrize("dest", ["kbc", "other"])
+def test_a_job_in_another_stage_is_none_of_this_one(kbc, dest):
+    """Killed while an import runs, and started with another stage: the file has to go there."""
+    kbc.set_up().start()
+    kbc.emulator.fault(job_hang=True)
+    kbc.place("sales/basic.csv", TEXT)
+    wait_until(lambda: any("job=" in text and "job=0" not in text for text in kbc.checkpoints()), "the job's number in the ledger")
+    kbc.kill9()
+    kbc.emulator.clear_faults()
+    choose(kbc, dest, stage="out")
+    kbc.start()
+    kbc.wait_remote("out.c-sales.basic", ROWS)
+    wait_until(lambda: kbc.state_of("sales/basic.csv") == "loaded", "the end")
+    assert kbc.emulator.loads("out.c-sales.basic")["accepted"] == 1
+    kbc.stop()
+    assert kbc.checkpoints() == []
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("at", ["upload", "order", "import"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["create", "import"])
+def test_a_reload_with_another_stage_while_a_file_is_loaded(kbc, at, is_new):
+    """What ends after the reload went where the old configuration said; it goes where the new one says as well."""
+    kbc.set_up().start()
+    if not is_new:
+        kbc.place("sales/basic.csv", FIRST)
+        kbc.wait_receipts("sales/basic.csv", "loaded", 1)
+    path, method = {"upload": (STORES, "PUT"), "order": (LOADS, "POST"), "import": (r"jobs/\d+$", "GET")}[at]
+    held = kbc.emulator.fault(path, method, delay=2)
+    kbc.place("sales/basic.csv", TEXT)
+    wait_until(lambda: [f for f in kbc.emulator.faults() if f["id"] == held][0]["done"] == 1, "the request that is held")
+    choose(kbc, stage="out")
+    kbc.process.send_signal(signal.SIGHUP)
+    kbc.wait_remote("out.c-sales.basic", ROWS)
+    wait_until(lambda: kbc.state_of("sales/basic.csv") == "loaded", "the end")
+    assert kbc.emulator.loads("out.c-sales.basic")["accepted"] == 1
+    assert sorted(kbc.emulator.rows("in.c-sales.basic")) == ROWS
+    kbc.stop()
+    assert kbc.checkpoints() == []
+
+
+@pytest.mark.core
+def test_a_table_that_was_there_in_the_other_stage_is_not_dropped(kbc):
+    """We made one of that name, but not there."""
+    other = Loader(kbc.home / "other", kbc.emulator).set_up(dest={"stage": "out"})
+    other.place("sales/basic.csv", FIRST)
+    other.once()
+    other.clean_up()
+    kbc.set_up({"on_delete": "drop"}).start()
+    path = kbc.place("sales/basic.csv", TEXT)
+    kbc.wait_receipts("sales/basic.csv", "loaded", 1)
+    choose(kbc, stage="out")
+    kbc.process.send_signal(signal.SIGHUP)
+    kbc.wait_remote("out.c-sales.basic", ROWS)
+    kbc.wait_receipts("sales/basic.csv", "loaded", 2)
+    path.unlink()
+    kbc.wait_log("file deleted")
+    kbc.wait_state("sales/basic.csv", "gone")
+    assert kbc.stop() == 0
+    assert sorted(kbc.emulator.rows("out.c-sales.basic")) == ROWS
 
 
 # ---- secrets ----------------------------------------------------------------------------------------------------------

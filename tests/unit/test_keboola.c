@@ -445,6 +445,7 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
     char text[CHECKPOINT_MAX];
     struct keboola_walk w = {.hash = "0123456789abcdef0123456789abcdef",
                              .table = "sales.orders",
+                             .at = "0123456789abcdef",
                              .file = INT64_MAX,
                              .job = 22070846,
                              .ordered_ms = INT64_MAX,
@@ -465,13 +466,14 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
         assert_true(keboola_walk_read(text, &r));
         assert_string_equal(r.hash, w.hash);
         assert_string_equal(r.table, w.table);
+        assert_string_equal(r.at, w.at);
         assert_true(r.file == w.file && r.job == w.job && r.ordered_ms == w.ordered_ms && r.parsed == w.parsed &&
                     r.rejected == w.rejected && r.bytes == w.bytes && r.rows_before == w.rows_before);
         assert_true(r.is_uploaded == w.is_uploaded && r.creates == w.creates && r.made == w.made &&
                     r.is_sliced == w.is_sliced && r.is_keyed == w.is_keyed && r.is_raw == w.is_raw);
         assert_true(strlen(text) < CHECKPOINT_MAX / 4);
     }
-    w = (struct keboola_walk){.hash = "0123456789abcdef0123456789abcdef", .table = "b.t"};
+    w = (struct keboola_walk){.hash = "0123456789abcdef0123456789abcdef", .table = "b.t", .at = "00"};
     keboola_walk_write(&w, text, sizeof text);
     assert_string_equal(text, "");
     w.made = true; /* a table that we defined before a file was prepared */
@@ -479,21 +481,25 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
     assert_true(keboola_walk_read(text, &r));
 }
 
-static void a_checkpoint_of_another_table_is_none_of_ours(void **state)
+static void a_checkpoint_of_another_table_or_project_is_none_of_ours(void **state)
 {
     struct fixture *f = *state;
     char text[CHECKPOINT_MAX];
-    struct keboola_walk w = {.hash = "00", .table = "sales.orders", .job = 7, .file = 8}, r = {0};
+    struct keboola_walk w = {.hash = "00", .table = "sales.orders", .at = "abc", .job = 7, .file = 8}, r = {0};
+    snprintf(f->k.identity, sizeof f->k.identity, "abc");
     keboola_walk_write(&w, text, sizeof text);
     f->load.checkpoint = text;
     f->load.space = "sales";
     f->load.table = "orders";
-    assert_true(keboola_walk_of(&f->load, &r));
+    assert_true(keboola_walk_of(&f->k, &f->load, &r));
     assert_int_equal(r.job, 7);
+    snprintf(f->k.identity, sizeof f->k.identity, "abd"); /* the configuration names another stage since */
+    assert_false(keboola_walk_of(&f->k, &f->load, &r));
+    snprintf(f->k.identity, sizeof f->k.identity, "abc");
     f->load.table = "orders2"; /* the flow has other names since */
-    assert_false(keboola_walk_of(&f->load, &r));
+    assert_false(keboola_walk_of(&f->k, &f->load, &r));
     f->load.checkpoint = NULL;
-    assert_false(keboola_walk_of(&f->load, &r));
+    assert_false(keboola_walk_of(&f->k, &f->load, &r));
 }
 
 static void what_is_no_checkpoint_changes_nothing(void **state)
@@ -667,7 +673,7 @@ int main(void)
         TEST(the_looks_at_a_job_come_later_and_later),
         TEST(the_job_of_a_file_is_found_among_others),
         TEST(a_checkpoint_comes_back_as_it_was),
-        TEST(a_checkpoint_of_another_table_is_none_of_ours),
+        TEST(a_checkpoint_of_another_table_or_project_is_none_of_ours),
         TEST(what_is_no_checkpoint_changes_nothing),
         TEST(answers_are_classed_by_status_and_by_who_speaks),
         TEST(maintenance_pauses_the_destination_and_says_until_when),
