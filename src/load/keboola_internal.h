@@ -5,10 +5,9 @@
  * keboola_bucket.c a bucket found or made once, whoever needs it
  * keboola_name.c   names as the service cleans them
  * keboola_table.c  a file's header against a table's columns
- * keboola_load.c   one load: the walk of remote steps, each with its checkpoint; with keboola_place.c, keboola_file.c and
- *                  keboola_import.c, see keboola_walk.h
- * keboola_drop.c   drop, empty, forget
- * dest_keboola.c   options, token, health, the contract
+ * keboola_load.c   one load: the walk of remote steps, each with its checkpoint; with keboola_place.c, keboola_file.c
+ * and keboola_import.c, see keboola_walk.h keboola_drop.c   drop, empty, forget dest_keboola.c   options, token,
+ * health, the contract
  *
  * Everything runs on the loop; uploads read and compress on the pool. Source of the protocol: Keboola's Storage API
  * reference and the behaviour of its official clients.
