@@ -37,7 +37,8 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
     c->held = arena_alloc(&c->arena, (w->config->flow_count + w->engine->paused_count + 1) * sizeof *c->held);
     c->items = arena_alloc(&c->arena, (limit + DROPS_AT_ONCE) * sizeof *c->items);
     c->busy_drops = arena_alloc(&c->arena, (w->engine->job_count + 1) * sizeof *c->busy_drops);
-    if (c->held == NULL || c->items == NULL || c->busy_drops == NULL) {
+    c->busy_tables = arena_alloc(&c->arena, (w->engine->job_count + 1) * sizeof *c->busy_tables);
+    if (c->held == NULL || c->items == NULL || c->busy_drops == NULL || c->busy_tables == NULL) {
         claim_free(c);
         return NULL;
     }
@@ -56,10 +57,20 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
             c->held[n++] = f->name;
     }
     const struct job *job;
+    size_t tables = 0;
     DL_FOREACH(w->engine->jobs, job) {
-        if (job->outlet == o)
-            c->busy_drops[c->busy_count++] = job->row.id;
+        if (job->outlet != o)
+            continue;
+        c->busy_drops[c->busy_count++] = job->row.id;
+        if (o->config->ops->runs_in_order || job->is_finish_only)
+            continue;
+        c->busy_tables[tables] = arena_strdup(&c->arena, job->row.table_key);
+        if (c->busy_tables[tables++] == NULL) {
+            claim_free(c);
+            return NULL;
+        }
     }
+    c->busy_tables[tables] = NULL;
     return c;
 }
 
@@ -406,8 +417,9 @@ enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err)
     c->count = 0;
     if (c->clamp_ms != 0 && ledger_clamp_due(tx, dest, c->clamp_ms, err) != ERR_NONE)
         return err->code;
-    if (ledger_claim(tx, dest, clock_wall_ms(), c->limit, c->max_bytes, !o->config->ops->runs_in_order, c->held,
-                     &c->arena, &c->rows, &c->row_count, err) != ERR_NONE)
+    if (ledger_claim(tx, dest, clock_wall_ms(), c->limit, c->max_bytes,
+                     o->config->ops->runs_in_order ? NULL : c->busy_tables, c->held, &c->arena, &c->rows, &c->row_count,
+                     err) != ERR_NONE)
         return err->code;
     for (size_t i = 0; i < c->row_count; i++)
         if (prepare(tx, c, c->rows[i], i, err) != ERR_NONE)

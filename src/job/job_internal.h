@@ -340,6 +340,11 @@ struct claim {
     const char **held;   /* flows to leave alone; NULL-terminated */
     int64_t *busy_drops; /* rows with a job in flight: nothing of theirs is dropped now */
     size_t busy_count;
+    /*
+     * Tables with a job in flight, drops included; NULL-terminated. The ledger does not know them all: a row whose file
+     * is deleted and comes again while it is loaded is queued by then, and its job goes on.
+     */
+    const char **busy_tables;
     int64_t started_ms;
     bool all_scanned;         /* every source has been scanned since then, and what was found is in the ledger */
     struct ledger_row **rows; /* as the ledger gave them, oldest first */

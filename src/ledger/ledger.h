@@ -150,14 +150,15 @@ enum err_code ledger_count(struct ledger_tx *tx, const struct ledger_query *q, u
 
 /*
  * Take up to LIMIT due rows (queued, retrying, settling with next_try_ms <= NOW and > 0 for settling) of DEST in order
- * of (mtime, path), mark them loading, and copy them to ARENA, linked in RET_ROWS (array). ONE_PER_TABLE: no two of one
- * table, none whose table has a row in loading. MAX_BYTES: after the first row, stop before the sum of sizes exceeds
- * it; 0: no bound. SKIP_FLOWS: flows that are held (NULL-terminated, may be NULL). A row whose table is not known yet
+ * of (mtime, path), mark them loading, and copy them to ARENA, linked in RET_ROWS (array). BUSY_TABLES (table keys,
+ * NULL-terminated): none of these, no two of one table, none whose table has a row in loading; NULL: any. MAX_BYTES:
+ * after the first row, stop before the sum of sizes exceeds it; 0: no bound. SKIP_FLOWS: flows that are held
+ * (NULL-terminated, may be NULL). A row whose table is not known yet
  * ("") is bound to none. Behind 1024 rows of busy tables in one flow a claim does not look further; it does when those
  * tables are free. A row whose stored content makes no sense is forgotten: a scan finds its file again.
  */
 enum err_code ledger_claim(struct ledger_tx *tx, const char *dest, int64_t now_ms, size_t limit, uint64_t max_bytes,
-                           bool one_per_table, const char *const *skip_flows, struct arena *arena,
+                           const char *const *busy_tables, const char *const *skip_flows, struct arena *arena,
                            struct ledger_row ***ret_rows, size_t *ret_count, struct err *err);
 /* The wall clock was set back: rows of DEST that are due later than LATEST_MS are due then. Walks all rows that wait.
  */

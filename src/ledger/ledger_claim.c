@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* With one_per_table: so many rows of busy tables are looked at per flow before we wait for those tables to be free. */
+/* With busy_tables: so many rows of busy tables are looked at per flow before we wait for those tables to be free. */
 #define BUSY_WINDOW 1024
 
 struct candidate {
@@ -30,9 +30,9 @@ struct claim {
     int64_t dest;
     int64_t now_ms;
     size_t limit;
-    bool one_per_table;
-    struct arena arena;     /* paths of candidates, for the time of the call */
-    struct candidate *best; /* at most LIMIT, oldest first */
+    const char *const *busy_tables; /* NULL: a table may be claimed any number of times */
+    struct arena arena;             /* paths of candidates, for the time of the call */
+    struct candidate *best;         /* at most LIMIT, oldest first */
     size_t count;
     size_t capacity;
 };
@@ -58,6 +58,14 @@ static enum err_code table_is_loading(struct claim *c, const char *table_key, bo
     if (query_step(&q, ret, err) == ERR_NONE)
         query_end(&q);
     return err->code;
+}
+
+static bool is_busy_table(const struct claim *c, const char *table_key)
+{
+    size_t i = 0;
+    while (c->busy_tables[i] != NULL && strcmp(c->busy_tables[i], table_key) != 0)
+        i++;
+    return c->busy_tables[i] != NULL;
 }
 
 static struct candidate *same_table(struct claim *c, const char *table_key)
@@ -99,12 +107,14 @@ static enum err_code offer(struct claim *c, struct candidate cand, bool *ret_wor
         *ret_worse = true;
         return ERR_NONE;
     }
-    if (c->one_per_table && cand.table_key[0] != '\0') {
+    if (c->busy_tables != NULL && cand.table_key[0] != '\0') {
         struct candidate *other = same_table(c, cand.table_key);
         if (other != NULL && older(other, &cand) < 0)
             *ret_busy = true;
         else if (other != NULL)
             remove_candidate(c, other);
+        else if (is_busy_table(c, cand.table_key))
+            *ret_busy = true;
         else if (table_is_loading(c, cand.table_key, ret_busy, err) != ERR_NONE)
             return err->code;
         if (*ret_busy)
@@ -259,10 +269,10 @@ static enum err_code take(struct claim *c, const struct candidate *cand, struct 
 }
 
 enum err_code ledger_claim(struct ledger_tx *tx, const char *dest, int64_t now_ms, size_t limit, uint64_t max_bytes,
-                           bool one_per_table, const char *const *skip_flows, struct arena *arena,
+                           const char *const *busy_tables, const char *const *skip_flows, struct arena *arena,
                            struct ledger_row ***ret_rows, size_t *ret_count, struct err *err)
 {
-    struct claim c = {.tx = tx, .now_ms = now_ms, .limit = limit, .one_per_table = one_per_table};
+    struct claim c = {.tx = tx, .now_ms = now_ms, .limit = limit, .busy_tables = busy_tables};
     uint64_t bytes = 0;
     size_t count = 0;
     err_clear(err);

@@ -93,7 +93,7 @@ static void use(const char *path)
     ledger_counters(tx, &arena, &counters, &count, &err);
     ledger_get(tx, "s", "d/2.csv", "g", &arena, &row, &err);
     ledger_next_due(tx, "d", NULL, &due, &err);
-    ledger_claim(tx, "d", clock_wall_ms(), 10, 100, true, NULL, &arena, &rows, &count, &err);
+    ledger_claim(tx, "d", clock_wall_ms(), 10, 100, (const char *const[]){NULL}, NULL, &arena, &rows, &count, &err);
     ledger_rename(tx, "s", "d", "e", true, &err);
     ledger_requeue_loading(tx, &n, &err);
     ledger_prune(tx, INT64_MAX, &n, &err);

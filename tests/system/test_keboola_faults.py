@@ -4,6 +4,7 @@ What must be true at the end of each: the table holds the file, no version of it
 and no secret is anywhere that chute wrote or told.
 """
 import contextlib
+import gzip
 import itertools
 import json
 import os
@@ -452,6 +453,32 @@ def test_a_file_that_is_removed_and_comes_again_while_its_import_runs(kbc):
     kbc.stop()
     assert sorted(kbc.emulator.rows("in.c-sales.basic")) == ROWS
     assert kbc.checkpoints() == []
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("load", ["replace", "append"])
+@pytest.mark.parametrize("is_other", [False, True], ids=["same name", "other name, same table"])
+def test_a_file_that_is_removed_and_comes_again_while_its_bytes_go_up(kbc, load, is_other):
+    """One load of a table at a time, though the row of the first has been gone meanwhile: the newer version wins."""
+    kbc.set_up({} if load == "replace" else {"load": "append", "on_changed": "again", "table": "basic"}).start()
+    held = kbc.emulator.fault(STORES, "PUT", delay=3)
+    path = kbc.place("sales/basic.csv", FIRST)
+    wait_until(lambda: [f for f in kbc.emulator.faults() if f["id"] == held][0]["done"] == 1, "the upload that is held")
+    path.unlink()
+    kbc.wait_state("sales/basic.csv", "gone")
+    if is_other:
+        name, content = "sales/basic.csv.gz", gzip.compress(TEXT.encode())
+    else:
+        name, content = "sales/basic.csv", TEXT
+    kbc.place(name, content)
+    wait_until(lambda: kbc.state_of(name) == "loaded", lambda: "the second to be loaded\n" + kbc.log_text()[-3000:])
+    wait_until(lambda: kbc.receipts_of("sales/basic.csv") != [] and not kbc.checkpoints(), "the end of the first")
+    kbc.stop()
+    first = [FIRST.splitlines()[1].split(",")] if load == "append" else []
+    assert sorted(kbc.emulator.rows("in.c-sales.basic")) == sorted(ROWS + first)
+    orders = [one["n"] for one in kbc.emulator.requests("POST") if re.search(LOADS, one["path"])]
+    prepared = [one["n"] for one in kbc.emulator.requests("POST", "files/prepare")]
+    assert len(prepared) == len(orders) == 2 and prepared[1] > orders[0], "they ran beside one another"
 
 
 @pytest.mark.parametrize("how", ["KILL", "none"])

@@ -223,8 +223,10 @@ static size_t claim(struct fixture *f, int64_t now, size_t limit, uint64_t bytes
 {
     arena_done(&f->arena);
     arena_init(&f->arena);
-    assert_int_equal(ledger_claim(f->tx, "db", now, limit, bytes, one, skip, &f->arena, &f->rows, &f->count, &f->err),
-                     ERR_NONE);
+    static const char *const busy[] = {"busy", NULL};
+    assert_int_equal(
+        ledger_claim(f->tx, "db", now, limit, bytes, one ? busy : NULL, skip, &f->arena, &f->rows, &f->count, &f->err),
+        ERR_NONE);
     return f->count;
 }
 
@@ -284,6 +286,7 @@ static void a_claim_takes_one_file_per_table(void **state)
     add(f, "4", "w", "b", STATE_RETRYING, 2, 5);
     add(f, "5", "w", "", STATE_QUEUED, 9, 0);
     add(f, "6", "w", "", STATE_QUEUED, 9, 0);
+    add(f, "7", "w", "busy", STATE_QUEUED, 0, 0);
     assert_int_equal(claim(f, 10, 9, 0, true, NULL), 4);
     assert_string_equal(f->rows[0]->path, "2");
     assert_string_equal(f->rows[1]->path, "4");
@@ -295,6 +298,8 @@ static void a_claim_takes_one_file_per_table(void **state)
     put(f, &done);
     assert_int_equal(claim(f, 10, 9, 0, true, NULL), 1);
     assert_string_equal(f->rows[0]->path, "1");
+    assert_int_equal(claim(f, 10, 9, 0, false, NULL), 2);
+    assert_string_equal(f->rows[0]->path, "7");
     check_tally(f);
 }
 

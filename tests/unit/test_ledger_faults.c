@@ -22,7 +22,8 @@ static enum err_code everything(struct ledger_tx *tx, void *arg, struct err *err
     bool found;
     if (ledger_put(tx, &row, err) != ERR_NONE || ledger_put(tx, &other, err) != ERR_NONE ||
         ledger_get(tx, "dir", "a.csv", "w", &f->arena, &back, err) != ERR_NONE ||
-        ledger_claim(tx, "db", 1, 10, 0, true, NULL, &f->arena, &rows, &count, err) != ERR_NONE ||
+        ledger_claim(tx, "db", 1, 10, 0, (const char *const[]){NULL}, NULL, &f->arena, &rows, &count, err) !=
+            ERR_NONE ||
         ledger_version_put(tx, row.id, row.hash, 1, 1, err) != ERR_NONE ||
         ledger_version_find(tx, row.id, row.hash, &found, err) != ERR_NONE ||
         ledger_header_put(tx, "db", "t", "[]", err) != ERR_NONE ||
