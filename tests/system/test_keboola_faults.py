@@ -506,6 +506,20 @@ def test_a_file_that_is_removed_while_its_import_runs_leaves_no_table(kbc, how, 
     kbc.wait_remote("in.c-sales.basic", ROWS)
 
 
+def test_what_was_ordered_is_known_to_a_retry_by_hand(kbc):
+    """Whatever the service said when it was asked for the job, it has accepted it: a retry follows that one."""
+    kbc.set_up({"load": "append", "table": "all"}).start()
+    kbc.emulator.fault(LOADS, "POST", seconds=0.5)
+    kbc.emulator.fault(r"jobs/\d+$", "GET", status=400, body={"error": "Not today", "code": "storage.jobs.today"})
+    kbc.place("sales/basic.csv", TEXT)
+    kbc.wait_state("sales/basic.csv", "quarantined")
+    kbc.ask("retry", "sales/basic.csv")
+    kbc.wait_receipts("sales/basic.csv", "loaded", 1)
+    kbc.stop()
+    assert sorted(kbc.emulator.rows("in.c-sales.all")) == ROWS
+    assert kbc.emulator.loads("in.c-sales.all")["accepted"] == 1 and kbc.checkpoints() == []
+
+
 # ---- another stage, another project -------------------------------------------------------------------------------------
 def choose(kbc, dest="kbc", **options):
     """Other options for the destination, or another destination for the flow, in the configuration."""
