@@ -366,7 +366,9 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
         return err->code;
     if (is_end && put_receipt(tx, job, row, err) != ERR_NONE)
         return err->code;
-    if (is_end && forget_checkpoint(tx, job, err) != ERR_NONE)
+    /* In quarantine it stays: something may have been ordered, and chute retry must know. A driver that has nothing to
+     * know any more has said so. */
+    if (is_end && job->end != STATE_QUARANTINED && forget_checkpoint(tx, job, err) != ERR_NONE)
         return err->code;
     bool is_newer = row->state == STATE_GONE || !file_id_same(&row->file, &job->row.file);
     if (is_newer || job->load_again)

@@ -181,7 +181,7 @@ static void refuse(struct keboola *k, const char *what, struct api_reply *r)
         return;
     case 405:
     case 501:
-        err_set(&r->err, ERR_REMOTE, false, "%s", text);
+        err_set(&r->err, ERR_REMOTE, !r->is_api, "%s", text);
         return;
     case 408:
     case 423:
@@ -208,7 +208,7 @@ static void refuse(struct keboola *k, const char *what, struct api_reply *r)
         err_set(&r->err, ERR_REMOTE, true, "%s, and not in the form of the Storage API; is there a proxy in between?",
                 text);
     } else {
-        err_set(&r->err, ERR_REMOTE, false, "%s; expected an answer of the Storage API: is `url` the right stack?",
+        err_set(&r->err, ERR_REMOTE, true, "%s; expected an answer of the Storage API: is `url` the right stack?",
                 text);
     }
 }
@@ -274,6 +274,13 @@ void api_judge(struct keboola *k, const char *what, bool has_body, struct api_re
                 has_body ? "something that is no JSON" : "nothing");
 }
 
+void api_blame_connection(struct err *err)
+{
+    if (err->code == ERR_CONFIG || err->code == ERR_INPUT)
+        err->code = ERR_REMOTE;
+    err->retryable = err->retryable || err->code == ERR_REMOTE;
+}
+
 static void on_answer(void *arg, const struct http_answer *answer)
 {
     struct api_call *call = arg;
@@ -284,6 +291,7 @@ static void on_answer(void *arg, const struct http_answer *answer)
         r.json = api_parse(call->k, answer->body, answer->body_size);
         api_judge(call->k, call->what, answer->body_size > 0, &r);
     } else {
+        api_blame_connection(&r.err);
         err_wrap(&r.err, "%s", call->what);
         r.status = 0;
     }

@@ -148,6 +148,8 @@ static void on_uploaded(void *arg, const struct upload_result *result)
     l->err = result->err;
     if (result->err.code != ERR_NONE) {
         l->load->retry_after_ms = result->retry_after_ms;
+        if (l->err.code == ERR_REMOTE || l->err.code == ERR_CONFIG)
+            api_blame_connection(&l->err);
         api_hide(&l->err, l->target.secret_key); /* a store may quote the request */
         api_hide(&l->err, l->target.session_token);
         api_hide(&l->err, l->target.sas);

@@ -89,9 +89,9 @@ struct api_reply {
 };
 /*
  * ERR is, by status: 401 ERR_DENIED; 403 ERR_DENIED (the caller may know better); 400, 404, 409, 422 and other 4xx
- * ERR_INPUT, but ERR_REMOTE retryable where it is not the API that speaks (a page of some proxy says nothing about a
- * file); 405, 501 ERR_REMOTE; 408, 423, 429, 5xx ERR_REMOTE retryable; no answer as http_start() says. Maintenance (503
- * without an error code) sets the pause of the whole destination.
+ * ERR_INPUT, 405, 501 ERR_REMOTE, but ERR_REMOTE retryable where it is not the API that speaks (a page of some proxy
+ * says nothing about a file), as for 3xx; 408, 423, 429, 5xx ERR_REMOTE retryable; no answer as http_start() says, and
+ * api_blame_connection(). Maintenance (503 without an error code) sets the pause of the whole destination.
  */
 typedef void api_cb(void *arg, const struct api_reply *reply);
 
@@ -118,6 +118,11 @@ enum err_code api_texts(struct json_object *o, struct arena *arena, const char *
 struct json_object *api_parse(const struct keboola *k, const char *answer, size_t size);
 /* Fill CODE, IS_API and ERR of a reply by its STATUS, JSON and RETRY_AFTER_MS; WHAT was asked is for the message. */
 void api_judge(struct keboola *k, const char *what, bool has_body, struct api_reply *r);
+/*
+ * A certificate that is refused, a proxy that wants a password: no retry helps before somebody mends it, yet it is
+ * nothing of the file's, and what was ordered may be done. So its loads are tried again, and the destination is down.
+ */
+void api_blame_connection(struct err *err);
 /* Take SECRET (NULL: none) out of the text, also a part of it that was cut at the end. */
 void api_hide(struct err *err, const char *secret);
 /* Two error codes of the service, without case. */

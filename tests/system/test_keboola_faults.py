@@ -85,6 +85,9 @@ FAULTS = {
     "html 200": {"status": 200, "body": "<html>log in, please</html>"},
     "html 200 after the effect": {"status": 200, "body": "<html>log in, please</html>", "after_effect": True},
     "html 404": {"status": 404, "body": "<html>nginx</html>"},
+    "a redirect": {"status": 302, "headers": {"Location": "http://127.0.0.1:1/login"}, "body": ""},
+    "a redirect after the effect": {"status": 302, "headers": {"Location": "http://127.0.0.1:1/login"}, "body": "", "after_effect": True},
+    "html 405": {"status": 405, "body": "<html>not here</html>"},
     "html 502 after the effect": {"status": 502, "body": "<html>nginx</html>", "after_effect": True},
     "truncated JSON": {"truncate": 20},
     "wrong types": {"json": WRONG},
@@ -505,6 +508,20 @@ def test_a_file_that_is_removed_while_its_import_runs_leaves_no_table(kbc, how, 
     kbc.wait_remote("in.c-sales.basic", ROWS)
 
 
+def test_what_was_ordered_is_known_to_a_retry_by_hand(kbc):
+    """Whatever the service said when it was asked for the job, it has accepted it: a retry follows that one."""
+    kbc.set_up({"load": "append", "table": "all"}).start()
+    kbc.emulator.fault(LOADS, "POST", seconds=0.5)
+    kbc.emulator.fault(r"jobs/\d+$", "GET", status=400, body={"error": "Not today", "code": "storage.jobs.today"})
+    kbc.place("sales/basic.csv", TEXT)
+    kbc.wait_state("sales/basic.csv", "quarantined")
+    kbc.ask("retry", "sales/basic.csv")
+    kbc.wait_receipts("sales/basic.csv", "loaded", 1)
+    kbc.stop()
+    assert sorted(kbc.emulator.rows("in.c-sales.all")) == ROWS
+    assert kbc.emulator.loads("in.c-sales.all")["accepted"] == 1 and kbc.checkpoints() == []
+
+
 # ---- another stage, another project -------------------------------------------------------------------------------------
 def choose(kbc, dest="kbc", **options):
     """Other options for the destination, or another destination for the flow, in the configuration."""
@@ -684,3 +701,26 @@ def test_tls(tmp_path, certificates, certificate, dest, is_fine):
             assert kbc.state_of("sales/basic.csv") == "queued"
             assert emulator.requests() == []  # not even the token went over
         kbc.clean_up()
+
+
+def test_a_certificate_that_ends_is_no_fault_of_the_files(tmp_path, certificates):
+    """Files wait for somebody who mends it, and go on by themselves."""
+    def emulator(certificate, **more):
+        return Emulator(tls_cert=certificates / (certificate + ".pem"), tls_key=certificates / (certificate + ".key"), **more)
+    with emulator("right") as first:
+        kbc = Loader(tmp_path, first)
+        kbc.set_up(dest={"ca_file": str(certificates / "ca.pem")}, limits={"jobs": 1}).start()
+        kbc.place("sales/first.csv", FIRST)
+        kbc.wait_receipts("sales/first.csv", "loaded", 1)
+        port = int(first.url.rsplit(":", 1)[1])
+    with emulator("expired", port=port):
+        for name in ("basic", "other"):
+            kbc.place("sales/%s.csv" % name, TEXT)
+        wait_until(lambda: kbc.status()["destinations"][0]["state"] == "down", lambda: "the destination to be down\n" + kbc.log_text()[-3000:])
+        assert "certificate" in kbc.ask("status")
+    with emulator("right", port=port) as kbc.emulator:
+        kbc.wait_remote("in.c-sales.basic", ROWS)
+        kbc.wait_remote("in.c-sales.other", ROWS)
+        kbc.stop()
+    assert [r for r in kbc.receipts() if r["state"] != "loaded"] == []
+    kbc.clean_up()

@@ -539,7 +539,8 @@ static void answers_are_classed_by_status_and_by_who_speaks(void **state)
         {401, "", ERR_DENIED, false},        {403, api, ERR_DENIED, false},     {405, api, ERR_REMOTE, false},
         {408, "", ERR_REMOTE, true},         {423, api, ERR_REMOTE, true},      {429, api, ERR_REMOTE, true},
         {500, api, ERR_REMOTE, true},        {501, api, ERR_REMOTE, false},     {502, "<html>", ERR_REMOTE, true},
-        {503, "", ERR_REMOTE, true},         {302, "", ERR_REMOTE, false},
+        {503, "", ERR_REMOTE, true},         {302, "", ERR_REMOTE, true},       {405, "<html>", ERR_REMOTE, true},
+        {501, "", ERR_REMOTE, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct api_reply r = judge(f, cases[i].status, cases[i].body);
