@@ -589,7 +589,7 @@ def test_401_stops_the_destination_and_a_reload_with_another_token_goes_on(kbc):
     kbc.emulator.settings(token={"revoked": True})
     kbc.place("sales/utf8.csv")
     wait_until(lambda: kbc.status()["destinations"][0]["state"] == "blocked", "the destination to be blocked")
-    assert kbc.state_of("sales/utf8.csv") == "queued"
+    kbc.wait_state("sales/utf8.csv", "queued")
     assert "98765 (emulator)" in json.dumps(kbc.status()["destinations"][0])
     done = kbc.command("check", "--connect", "-c", kbc.config)
     assert done.returncode != 0 and "token" in done.stderr

@@ -698,7 +698,7 @@ def test_tls(tmp_path, certificates, certificate, dest, is_fine):
             kbc.start()
             wait_until(lambda: kbc.status()["destinations"][0]["state"] == "down", "the destination to be down")
             assert re.search("certificate|tls", kbc.ask("status"), re.I), kbc.ask("status")
-            assert kbc.state_of("sales/basic.csv") == "queued"
+            kbc.wait_state("sales/basic.csv", "queued")
             assert emulator.requests() == []  # not even the token went over
         kbc.clean_up()
 
