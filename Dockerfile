@@ -8,15 +8,18 @@ RUN find /lib/ /usr/lib/ -name '*.so*' -printf '%f\n' | sort -u > /base-librarie
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     gcc libc6-dev meson ninja-build pkg-config libuv1-dev libcsv-dev libsqlite3-dev libyaml-dev libjson-c-dev \
     libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev \
-    libcurl4-openssl-dev libssl-dev ca-certificates > /dev/null
+    libcurl4-openssl-dev libssl-dev libpq-dev ca-certificates > /dev/null
 COPY . /src
 WORKDIR /src
 RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \
     && ninja -C /build && meson install -C /build --destdir /out --no-rebuild --quiet --tags runtime
-# The shared libraries it needs beyond the base, each with its licence: linked ones, and libcurl with libcrypto, which it
-# loads itself when a configuration needs them; and the certificates that are believed.
-RUN set -e; curl="$(ldconfig -p | awk '$1 == "libcurl.so.4" { print $NF; exit }')"; \
-    { ldd /out/usr/bin/chute; echo "libcurl.so.4 => $curl"; ldd "$curl"; } | sort -u > /needed; \
+# The shared libraries it needs beyond the base, each with its licence: linked ones, and libcurl with libcrypto, and libpq,
+# which it loads itself when a configuration needs them; and the certificates that are believed.
+RUN set -e; \
+    { ldd /out/usr/bin/chute; \
+      for name in libcurl.so.4 libpq.so.5; do \
+          file="$(ldconfig -p | awk -v name=$name '$1 == name { print $NF; exit }')"; echo "$name => $file"; ldd "$file"; \
+      done; } | sort -u > /needed; \
     awk '$2 == "=>" { print $3 }' /needed | while read -r library; do \
         ! grep -qxF "$(basename "$library")" /base-libraries || continue; \
         install -D -m 644 -s "$(readlink -f "$library")" "/out/usr/lib/chute/$(basename "$library")"; \

@@ -34,13 +34,15 @@ enum load_what {
                   of work */
     LOAD_EMPTY, /* delete all rows of TABLE */
     LOAD_CARRY, /* FROM_PATH was renamed to PATH: write the receipt of (HASH, TABLE) for PATH as well, no rows */
-    LOAD_FORGET /* reset: drop TABLE if chute made it, and every receipt of FLOW for it */
+    LOAD_FORGET /* reset: drop TABLE if chute made it, and every receipt of FLOW for it. With parts: their tables
+                   instead; receipt.dest_id is "dropped" if any was, receipt.updated how many, and receipt.warnings
+                   names them ("users, cards") */
 };
 enum load_mode { MODE_REPLACE, MODE_APPEND, MODE_UPSERT, MODE_KEEP_FIRST, MODE_NEWEST };
 enum schema_policy { SCHEMA_REJECT, SCHEMA_ADD_COLUMNS, SCHEMA_RECREATE };
-enum names_policy { NAMES_KEEP, NAMES_SNAKE, NAMES_KEBOOLA };
+enum names_policy { NAMES_KEEP, NAMES_SNAKE, NAMES_KEBOOLA, NAMES_BLOB };
 enum duplicate_policy { DUPLICATE_SKIP, DUPLICATE_RELOAD };
-enum changed_policy { CHANGED_REJECT, CHANGED_TAIL, CHANGED_AGAIN };
+enum changed_policy { CHANGED_REJECT, CHANGED_TAIL, CHANGED_AGAIN, CHANGED_VERSION, CHANGED_OVERWRITE };
 
 /* How a flow loads: the same for all its files; read-only, outlives its loads. */
 struct load_plan {
@@ -54,6 +56,20 @@ struct load_plan {
     enum names_policy names;
     enum duplicate_policy on_duplicate;
     struct option_strings null_values; /* unquoted texts that mean NULL */
+    bool overwrites;                   /* format raw: a changed file's old bytes need not stay retrievable */
+};
+
+/*
+ * One of several tables that the rows of a file go to (`records` of a flow with format json). All of a file's parts
+ * are committed together, with one receipt that adds up over all of them; its table is load->table, which is then the
+ * name of no table of the destination. Columns, types, required values and defaults are declared in the configuration
+ * and checked before a row reaches the driver: kinds never narrow.
+ */
+struct load_part {
+    const struct load_plan *plan; /* mode, key, order_by and types (TYPES_MAP, every column) of this table */
+    const char *space;            /* as load->space */
+    const char *table;            /* as table_name() made it */
+    struct shape *shape;          /* the columns, in the order of the configuration */
 };
 
 /* One piece of work for a destination. Made and freed by the job; the driver owns it between begin() and finished(). */
@@ -77,6 +93,13 @@ struct load {
      * to its end (rows_skim), so that shape and result speak for the whole file: rewind before the first pull.
      */
     struct rows *rows;
+    /*
+     * LOAD_FILE, LOAD_FORGET: the tables of a flow with `records`; part_count 0: there is the one table TABLE and the
+     * shape is rows->shape. With parts, rows->shape has no columns, and row_batch.part says where rows belong. A part
+     * without a row in the file may be left alone.
+     */
+    const struct load_part *parts;
+    size_t part_count;
     /* Bytes (LOAD_FILE), for drivers that send them as they are. */
     int fd;
     /*
@@ -118,6 +141,33 @@ struct load {
     void *driver;      /* the driver's */
 };
 
+/* A setting that a script can read; see scripts_run. */
+struct script_setting {
+    const char *name; /* "title_rule" */
+    const char *value;
+};
+
+/* SQL files that run in a destination, in one transaction: a pipeline, or `init`. Made and freed by the caller; the
+ * driver owns it between run_scripts() and finished(). */
+struct scripts {
+    const char *name;         /* of the pipeline, or "init": for errors and application names */
+    const char *const *files; /* absolute paths, in order; read by the driver when they run, off the loop */
+    size_t file_count;
+    const struct script_setting *settings; /* PostgreSQL: current_setting('chute.NAME', true), for the transaction;
+                                              SQLite: the function chute_setting('NAME'), NULL if it is not set */
+    size_t setting_count;
+    _Atomic bool stop; /* set by abort_scripts() */
+
+    /* Answers, filled by the driver before finished(). */
+    struct err err; /* ERR_INPUT: a script is wrong: "FILE:LINE: statement N ("first words"): what the server said" */
+    uint64_t statements;                       /* that ran */
+    void (*finished)(struct scripts *scripts); /* on the loop thread, once, on a later turn */
+
+    void *owner;          /* the caller's */
+    struct scripts *next; /* the driver's while it owns it */
+    void *driver;         /* the driver's */
+};
+
 /* How a destination is doing, for `status`. */
 struct dest_health {
     char where[256];   /* what it is, without secrets: "/data/warehouse.db" */
@@ -127,6 +177,8 @@ struct dest_health {
     bool is_open;
     bool is_homeless;  /* not open: the folder it belongs into does not exist, so that only a hand can help */
     uint64_t pause_ms; /* it asked to be left alone for that long, as a whole (maintenance); 0: it did not */
+    char advice[512];  /* what a person should know that is no failure ("replace locks readers out"); for `check
+                          --connect`; "" nothing */
 };
 
 /* What a destination gets from the house; outlives it. */
@@ -158,6 +210,9 @@ struct dest_ops {
     /* How large a piece of a file may be that goes up as it is; 0: any size. NULL: any. */
     uint64_t (*slice_bytes)(const void *options);
 
+    bool takes_bytes;         /* takes files as they are (format raw) and nothing else: load->rows is NULL, the hash is
+                                 there, TABLE is a blob */
+    bool takes_parts;         /* can fill load->parts: the flows with `records` */
     bool accepts_rows;        /* pulls load->rows; else the file is inspected to its end before begin() */
     bool runs_in_order;       /* loads run in the order of begin(), so several for one table may be in flight */
     bool keeps_checkpoints;   /* uses load->checkpoint and load->save */
@@ -192,11 +247,23 @@ struct dest_ops {
     /* ERR_NONE: load->finished() comes once, on a later turn of the loop. Else: never. */
     enum err_code (*begin)(void *state, struct load *load, struct err *err);
     void (*abort)(void *state, struct load *load); /* finished() still comes */
+    /*
+     * Scripts run one at a time and beside loads (a database's own locks keep them apart); they do not wait for the
+     * loads before them. ERR_NONE: scripts->finished() comes once, on a later turn. NULL: this destination has no
+     * scripts, `init`, `then` and pipelines are refused for it.
+     */
+    enum err_code (*run_scripts)(void *state, struct scripts *scripts, struct err *err);
+    void (*abort_scripts)(void *state, struct scripts *scripts); /* finished() still comes: ERR_STOPPED */
+    /*
+     * We are being stopped and the grace is over: what waits for a server that does not answer shall end now, also
+     * connect() and make_space(). NULL: nothing of this driver waits for long.
+     */
+    void (*hurry)(void *state);
     /* All loads have finished. */
     void (*close)(void *state, void (*closed)(void *arg), void *arg);
 };
 #define SMALL_LOAD (256 * 1024)
-#define TABLE_NAME_MAX 512
+#define TABLE_NAME_MAX 1100
 #define CHECKPOINT_MAX 4096
 
 #endif

@@ -28,11 +28,22 @@ enum option_type {
     OPT_ENUM_OR   /* int as OPT_ENUM at OFFSET, or a mapping described by SUB, parsed into the same enclosing struct
                      at its own offsets; the int then becomes OR_VALUE */
     ,
-    OPT_TYPES /* struct option_types: `text`, `infer`, or a mapping column -> type name */
+    OPT_TYPES, /* struct option_types: `text`, `infer`, or a mapping column -> type name */
+    OPT_PATHS, /* struct option_strings: a list of paths, each made absolute as OPT_PATH */
+    OPT_PAIRS  /* struct option_pairs: a mapping of names to texts */
 };
 
 struct option_strings {
     const char *const *items; /* NULL if empty */
+    size_t count;
+};
+
+struct option_pair {
+    const char *name;
+    const char *value;
+};
+struct option_pairs {
+    const struct option_pair *items; /* NULL if empty; in the order of the file */
     size_t count;
 };
 

@@ -25,7 +25,8 @@
  */
 struct row_batch {
     size_t rows;
-    size_t columns; /* as the shape has; padded rows are already padded */
+    size_t part;    /* which part of the load they belong to (load->parts); 0 where it has none */
+    size_t columns; /* as the shape has (of the part, if there are any); padded rows are already padded */
     const char *const *value;
     const uint32_t *length; /* bytes */
     const uint64_t *record; /* per row: number of the record in the file, from 0, rejected ones counted */
@@ -39,6 +40,7 @@ struct rows_result {
     uint64_t rejected; /* by us or by rows_reject() */
     uint64_t
         odd; /* short rows filled up and blank lines left out: where others would read other rows out of the bytes */
+    uint64_t loose;   /* quotes inside fields that began without one: data to us, but not to everybody */
     uint64_t bytes;   /* of the file as it is on disk */
     uint8_t hash[16]; /* XXH3-128 of those bytes */
 };
@@ -50,6 +52,7 @@ struct rows_skim {
     void (*on_cut)(void *arg, uint64_t offset);
     void *arg;
     const _Atomic bool *stop; /* ERR_STOPPED soon after it is set; NULL: nobody stops it */
+    bool no_kinds;            /* the kinds of this pass are not wanted: it may leave those of the shape as they were */
 };
 
 struct rows;

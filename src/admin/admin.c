@@ -133,7 +133,12 @@ static void log_state(struct question *q)
         log_error("state: %s", err.text);
         goto out;
     }
-    struct report report = {a->config, a->config->state, &status, c->counters, c->count, c->problem};
+    struct report report = {.config = a->config,
+                            .state = a->config->state,
+                            .engine = &status,
+                            .counters = c->counters,
+                            .counter_count = c->count,
+                            .counters_problem = c->problem};
     log_info("state: %s", status.is_ready ? "ready" : status.not_ready);
     for (size_t i = 0; i < status.source_count; i++) {
         struct engine_source_status *s = &status.sources[i];

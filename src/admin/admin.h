@@ -55,6 +55,7 @@ int command_receipts(const struct command_context *c, const struct args *args);
 int command_explain(const struct command_context *c, const struct args *args);
 int command_retry(const struct command_context *c, const struct args *args);
 int command_reset(const struct command_context *c, const struct args *args);
+int command_pipeline(const struct command_context *c, const struct args *args);
 int command_reload(const struct command_context *c, const struct args *args);
 
 #endif

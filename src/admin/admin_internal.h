@@ -72,7 +72,9 @@ struct report {
     const struct engine_status *engine; /* NULL: no daemon runs */
     const struct ledger_counter *counters;
     size_t counter_count;
-    const char *counters_problem; /* "" */
+    const char *counters_problem;            /* "" */
+    const struct pipeline_status *pipelines; /* without an engine */
+    size_t pipeline_count;
 };
 /* NULL: out of memory. */
 struct json_object *report_status(const struct report *r);

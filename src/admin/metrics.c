@@ -130,6 +130,36 @@ static void add_sources(struct buf *b, const struct engine_status *e)
         sample(b, "chute_held_deletes", "source", e->sources[i].name, (double)e->sources[i].pending_deletes);
 }
 
+static void add_pipelines(struct buf *b, const struct engine_status *e)
+{
+    static const char *const results[] = {"good", "failed"};
+    if (e->pipeline_count == 0)
+        return;
+    head(b, "chute_pipeline_runs_total", "counter", "Runs of pipelines that came to an end, by how.");
+    for (size_t i = 0; i < e->pipeline_count; i++)
+        for (size_t k = 0; k < 2; k++) {
+            buf_adds(b, "chute_pipeline_runs_total{");
+            label(b, "pipeline", e->pipelines[i].name);
+            buf_addc(b, ',');
+            label(b, "result", results[k]);
+            buf_printf(b, "} %llu\n", (unsigned long long)(k == 0 ? e->pipelines[i].good : e->pipelines[i].failed));
+        }
+    head(b, "chute_pipeline_seconds_total", "counter", "Time that the scripts of pipelines took, failed runs too.");
+    for (size_t i = 0; i < e->pipeline_count; i++)
+        sample(b, "chute_pipeline_seconds_total", "pipeline", e->pipelines[i].name, e->pipelines[i].seconds);
+    head(b, "chute_pipeline_failing", "gauge", "1 while the last run of a pipeline failed.");
+    for (size_t i = 0; i < e->pipeline_count; i++)
+        sample(b, "chute_pipeline_failing", "pipeline", e->pipelines[i].name, e->pipelines[i].facts.error[0] != '\0');
+    head(b, "chute_pipeline_pending", "gauge", "1 while a pipeline runs or is to run.");
+    for (size_t i = 0; i < e->pipeline_count; i++)
+        sample(b, "chute_pipeline_pending", "pipeline", e->pipelines[i].name, e->pipelines[i].state != PIPELINE_IDLE);
+    head(b, "chute_pipeline_last_good_time_seconds", "gauge",
+         "When a run of a pipeline last ended well, in seconds since 1970; 0: never.");
+    for (size_t i = 0; i < e->pipeline_count; i++)
+        sample(b, "chute_pipeline_last_good_time_seconds", "pipeline", e->pipelines[i].name,
+               (double)e->pipelines[i].facts.good_ms / 1000);
+}
+
 /* A turn that takes long makes everything else wait: timers, sockets, other loads. */
 static void add_lag(struct buf *b, const struct engine_status *e)
 {
@@ -163,5 +193,6 @@ void metrics_text(const struct report *r, struct buf *b)
     add_loads(b, e);
     add_dests(b, e);
     add_sources(b, e);
+    add_pipelines(b, e);
     add_lag(b, e);
 }

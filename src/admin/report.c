@@ -185,6 +185,36 @@ static struct json_object *dest_json(const struct engine_dest_status *d)
     return o;
 }
 
+static struct json_object *pipeline_json(const struct pipeline_status *p)
+{
+    struct json_object *o = json_object_new_object();
+    const struct pipeline_facts *f = &p->facts;
+    put_text(o, "name", p->name);
+    put_text(o, "in", p->dest);
+    put_text(o, "state", pipeline_state_names[p->state]);
+    put_time(o, "next", p->next_ms);
+    put_time(o, "last_began", f->began_ms);
+    put_time(o, "last_ended", f->ended_ms);
+    put_time(o, "last_good", f->good_ms);
+    put_text(o, "last_trigger", f->ended_ms > 0 ? pipeline_trigger_names[f->trigger] : "");
+    put_number(o, "last_duration_ms", (uint64_t)f->duration_ms);
+    put_number(o, "last_statements", f->statements);
+    put_text(o, "last_error", f->error);
+    put_number(o, "good_runs", p->good);
+    put_number(o, "failed_runs", p->failed);
+    return o;
+}
+
+static void add_pipelines(const struct report *r, struct json_object *ret)
+{
+    const struct pipeline_status *list = r->engine != NULL ? r->engine->pipelines : r->pipelines;
+    size_t count = r->engine != NULL ? r->engine->pipeline_count : r->pipeline_count;
+    struct json_object *array = json_object_new_array_ext((int)count);
+    for (size_t i = 0; i < count; i++)
+        json_object_array_add(array, pipeline_json(&list[i]));
+    json_object_object_add(ret, "pipelines", array);
+}
+
 static void add_engine(const struct engine_status *e, struct json_object *ret)
 {
     struct json_object *list = json_object_new_array_ext((int)e->source_count);
@@ -264,5 +294,6 @@ struct json_object *report_status(const struct report *r)
         add_engine(r->engine, o);
     else
         add_config(r->config, o);
+    add_pipelines(r, o);
     return o;
 }

@@ -1,9 +1,10 @@
-/* retry.c -- `chute retry`, `chute reset`, `chute reload`: what a person asks the engine for. */
+/* retry.c -- `chute retry`, `chute reset`, `chute pipeline`, `chute reload`: what a person asks the engine for. */
 #include "admin_internal.h"
 
 #include "state.h"
 #include "text.h"
 
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,26 +19,53 @@ static struct json_object *request_new(const char *command)
     return o;
 }
 
+/* What became of the files that were asked for. */
+struct retried {
+    uint64_t queued;
+    uint64_t away; /* chute moved them to their after_failure folder */
+};
+
+static void say_all(const struct retried *r, const char *then)
+{
+    say("%" PRIu64 " files queued again%s", r->queued, then);
+    if (r->away > 0)
+        say("%" PRIu64 " %s in the after_failure folder: move back to the source what shall be loaded again", r->away,
+            r->away == 1 ? "file is" : "files are");
+}
+
+/* false: there was nothing to retry. */
+static bool say_one(const char *name, const struct retried *r, const char *then)
+{
+    if (r->queued > 0)
+        say("%s: queued again%s", name, then);
+    else if (r->away > 0)
+        say("%s: is in its after_failure folder: move it back to where it came from, and it is loaded again", name);
+    else
+        say("%s: not quarantined, nothing to retry; see: chute explain %s", name, name);
+    return r->queued > 0;
+}
+
 /* ---- retry beside a daemon ---- */
 
-static enum err_code ask_count(struct line *line, struct json_object *request, uint64_t *ret, struct err *err)
+static enum err_code ask_count(struct line *line, struct json_object *request, struct retried *ret, struct err *err)
 {
     struct json_object *answer;
     enum err_code code = line_ask(line, request, ANSWER_MS, &answer, err);
     json_object_put(request);
     if (code == ERR_NONE)
-        *ret = (uint64_t)json_number(answer, "count");
+        *ret = (struct retried){.queued = (uint64_t)json_number(answer, "count"),
+                                .away = (uint64_t)json_number(answer, "away")};
     json_object_put(answer);
     return code;
 }
 
 /* Both spellings are asked for: the absolute one, and what was typed, which may be relative to a source's root. */
-static enum err_code ask_path(struct line *line, const char *file, uint64_t *ret, struct err *err)
+static enum err_code ask_path(struct line *line, const char *file, struct retried *ret, struct err *err)
 {
     char absolute[PATH_MAX];
     absolute_path(file, absolute);
-    *ret = 0;
-    for (int turn = 0; turn < 2 && *ret == 0; turn++) {
+    *ret = (struct retried){0};
+    for (int turn = 0; turn < 2 && ret->queued + ret->away == 0; turn++) {
         if (turn == 1 && file[0] == '/')
             break;
         struct json_object *request = request_new("retry"), *paths = json_object_new_array();
@@ -52,31 +80,29 @@ static enum err_code ask_path(struct line *line, const char *file, uint64_t *ret
 static int retry_running(struct line *line, const struct args *args)
 {
     struct err err = {0};
-    uint64_t count = 0;
+    struct retried r = {0};
     if (args_has(args, "deletes") || args_has(args, "all")) {
         const char *what = args_has(args, "deletes") ? "deletes" : "all";
         struct json_object *request = request_new("retry");
         json_object_object_add(request, what, json_object_new_boolean(true));
-        if (ask_count(line, request, &count, &err) != ERR_NONE) {
+        if (ask_count(line, request, &r, &err) != ERR_NONE) {
             say("%s", err.text);
             return 1;
         }
-        say(strcmp(what, "all") == 0 ? "%llu files queued again" : "%llu held deletes let go",
-            (unsigned long long)count);
+        if (strcmp(what, "all") == 0)
+            say_all(&r, "");
+        else
+            say("%" PRIu64 " held deletes let go", r.queued);
         return 0;
     }
     int code = 0;
     for (int i = 0; i < args->operand_count; i++) {
-        if (ask_path(line, args->operands[i], &count, &err) != ERR_NONE) {
+        if (ask_path(line, args->operands[i], &r, &err) != ERR_NONE) {
             say("%s: %s", args->operands[i], err.text);
             return 1;
         }
-        if (count == 0) {
-            say("%s: not quarantined, nothing to retry; see: chute explain %s", args->operands[i], args->operands[i]);
+        if (!say_one(args->operands[i], &r, ""))
             code = 1;
-        } else {
-            say("%s: queued again", args->operands[i]);
-        }
     }
     return code;
 }
@@ -89,7 +115,7 @@ struct requeue {
     const char *given;
     const struct config *config;
     const char *tail; /* without a configuration: the part of ABSOLUTE that may be the path below the root */
-    uint64_t count;
+    struct retried answer;
     struct err *err;
 };
 
@@ -128,6 +154,10 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     /* --all is for the daemon's flows; what `chute load` was given by name is loaded again by that command only. */
     if (r->absolute == NULL && (strcmp(row->flow, "load") == 0 || !has_flow(r->config, row->flow)))
         return true;
+    if (row->taken_by_us) {
+        r->answer.away++;
+        return true;
+    }
     struct ledger_row again = *row;
     char reason[300];
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.250s", row->reason);
@@ -139,7 +169,7 @@ static bool requeue_row(void *arg, const struct ledger_row *row)
     again.finish_pending = false;
     if (ledger_put(r->tx, &again, r->err) != ERR_NONE)
         return false;
-    r->count++;
+    r->answer.queued++;
     return true;
 }
 
@@ -160,13 +190,14 @@ static enum err_code requeue_named(struct requeue *r)
     if (r->config != NULL || r->absolute == NULL)
         return requeue_all(r);
     uint64_t named = 0;
-    for (const char *tail = r->absolute; tail != NULL && r->count == named; tail = strchr(tail, '/')) {
+    for (const char *tail = r->absolute; tail != NULL && r->answer.queued + r->answer.away == named;
+         tail = strchr(tail, '/')) {
         tail += tail[0] == '/';
         r->tail = tail;
         if (requeue_all(r) != ERR_NONE)
             return r->err->code;
         if (tail == r->absolute + 1)
-            named = r->count;
+            named = r->answer.queued + r->answer.away;
     }
     return ERR_NONE;
 }
@@ -193,7 +224,7 @@ static int retry_offline(const struct command_context *c, const struct args *arg
     int names = args_has(args, "all") ? 1 : args->operand_count;
     for (int i = 0; i < names && err.code == ERR_NONE; i++) {
         char absolute[PATH_MAX];
-        requeue.count = 0;
+        requeue.answer = (struct retried){0};
         if (!args_has(args, "all")) {
             absolute_path(args->operands[i], absolute);
             requeue.absolute = absolute;
@@ -202,13 +233,9 @@ static int retry_offline(const struct command_context *c, const struct args *arg
         if (requeue_named(&requeue) != ERR_NONE)
             break;
         if (requeue.absolute == NULL) {
-            say("%llu files queued again; no daemon runs: they are loaded at the next start",
-                (unsigned long long)requeue.count);
-        } else if (requeue.count == 0) {
-            say("%s: not quarantined, nothing to retry; see: chute explain %s", requeue.given, requeue.given);
+            say_all(&requeue.answer, "; no daemon runs: they are loaded at the next start");
+        } else if (!say_one(requeue.given, &requeue.answer, "; no daemon runs: it is loaded at the next start")) {
             code = 1;
-        } else {
-            say("%s: queued again; no daemon runs: it is loaded at the next start", requeue.given);
         }
     }
     struct err close_err = {0};
@@ -226,7 +253,7 @@ static int retry_offline(const struct command_context *c, const struct args *arg
 /* ---- without a daemon, by an engine just for it ---- */
 
 struct errand {
-    const char *flow;
+    const char *name; /* of the flow, or of the pipeline */
     bool is_done, is_failed;
 };
 
@@ -246,7 +273,7 @@ static void start_reset(void *arg, struct engine *engine)
 {
     struct errand *e = arg;
     struct err err = {0};
-    if (engine_reset(engine, e->flow, on_reset, e, &err) != ERR_NONE)
+    if (engine_reset(engine, e->name, on_reset, e, &err) != ERR_NONE)
         on_reset(e, NULL, &err);
 }
 
@@ -389,7 +416,7 @@ int command_reset(const struct command_context *c, const struct args *args)
         return 1;
     }
     if (line == NULL) {
-        struct errand errand = {.flow = flow};
+        struct errand errand = {.name = flow};
         return run_errand(c, &errand, start_reset);
     }
     struct json_object *request = request_new("reset"), *answer;
@@ -399,6 +426,82 @@ int command_reset(const struct command_context *c, const struct args *args)
         fputs(json_text(answer, "text"), stdout);
     else
         say("%s", err.text);
+    json_object_put(answer);
+    json_object_put(request);
+    line_close(line);
+    return code == ERR_NONE ? 0 : 1;
+}
+
+/* ---- pipeline ---- */
+
+static void print_run(const char *name, uint64_t statements, int64_t duration_ms)
+{
+    printf("%s: %llu statement%s, %lld ms\n", name, (unsigned long long)statements, statements == 1 ? "" : "s",
+           (long long)duration_ms);
+}
+
+static void on_pipeline(void *arg, const struct pipeline_facts *facts, const struct err *err)
+{
+    struct errand *e = arg;
+    e->is_done = true;
+    e->is_failed = err != NULL && err->code != ERR_NONE;
+    if (e->is_failed)
+        say("pipeline %s: %s", e->name, err->text);
+    else
+        print_run(e->name, facts->statements, facts->duration_ms);
+}
+
+static void start_pipeline(void *arg, struct engine *engine)
+{
+    struct errand *e = arg;
+    struct err err = {0};
+    if (engine_pipeline(engine, e->name, on_pipeline, e, &err) == ERR_NONE)
+        return;
+    say("%s", err.text);
+    e->is_done = e->is_failed = true;
+}
+
+/* Said before anything is opened or asked: a destination that is down is no reason to wait for this answer. */
+static bool has_pipeline(const struct config *config, const char *name)
+{
+    const char **names = calloc(config->pipeline_count + 1, sizeof *names);
+    if (names == NULL)
+        return true; /* the engine will tell */
+    bool is_there = false;
+    for (size_t i = 0; i < config->pipeline_count; i++) {
+        names[i] = config->pipelines[i].name;
+        is_there = is_there || strcmp(names[i], name) == 0;
+    }
+    const char *near = text_nearest(name, names);
+    if (!is_there)
+        say("there is no pipeline %s%s%s%s", name, near != NULL ? "; did you mean " : "", near != NULL ? near : "",
+            near != NULL ? "?" : "");
+    free(names);
+    return is_there;
+}
+
+int command_pipeline(const struct command_context *c, const struct args *args)
+{
+    struct err err = {0};
+    const char *name = args->operands[0];
+    struct line *line;
+    if (line_open(c->state, &line, &err) != ERR_NONE) {
+        say("%s", err.text);
+        return 1;
+    }
+    if (line == NULL) {
+        struct errand errand = {.name = name};
+        if (c->config != NULL && !has_pipeline(c->config, name))
+            return 1;
+        return run_errand(c, &errand, start_pipeline);
+    }
+    struct json_object *request = request_new("pipeline"), *answer;
+    json_object_object_add(request, "name", json_object_new_string(name));
+    enum err_code code = line_ask(line, request, 0, &answer, &err);
+    if (code == ERR_NONE)
+        print_run(name, (uint64_t)json_number(answer, "statements"), json_number(answer, "duration_ms"));
+    else
+        say("pipeline %s: %s", name, err.text);
     json_object_put(answer);
     json_object_put(request);
     line_close(line);

@@ -134,8 +134,12 @@ static void answer_status(struct question *q)
         counters_free(counters);
         answer(c, failed(err.text));
     } else {
-        struct report report = {a->config,          a->config->state, &status,
-                                counters->counters, counters->count,  counters->problem};
+        struct report report = {.config = a->config,
+                                .state = a->config->state,
+                                .engine = &status,
+                                .counters = counters->counters,
+                                .counter_count = counters->count,
+                                .counters_problem = counters->problem};
         struct json_object *o = ok();
         json_object_object_add(o, "status", report_status(&report));
         counters_free(counters);
@@ -175,13 +179,14 @@ static struct client *asker_of(struct question *q, const struct err *err)
     return NULL;
 }
 
-static void answer_count(void *arg, uint64_t count, const struct err *err)
+static void answer_count(void *arg, uint64_t count, uint64_t away, const struct err *err)
 {
     struct client *c = asker_of(arg, err);
     if (c == NULL)
         return;
     struct json_object *o = ok();
     json_object_object_add(o, "count", json_object_new_uint64(count));
+    json_object_object_add(o, "away", json_object_new_uint64(away));
     answer(c, o);
 }
 
@@ -244,6 +249,34 @@ static void ask_reset(struct client *c, struct json_object *request)
         return;
     }
     if (engine_reset(c->admin->engine, json_text(request, "flow"), answer_reset, q, &err) != ERR_NONE) {
+        question_free(q);
+        answer(c, failed(err.text));
+        return;
+    }
+    c->question = q;
+}
+
+static void answer_pipeline(void *arg, const struct pipeline_facts *facts, const struct err *err)
+{
+    struct client *c = asker_of(arg, err);
+    if (c == NULL)
+        return;
+    struct json_object *o = ok();
+    json_object_object_add(o, "statements", json_object_new_uint64(facts->statements));
+    json_object_object_add(o, "duration_ms", json_object_new_int64(facts->duration_ms));
+    answer(c, o);
+}
+
+static void ask_pipeline(struct client *c, struct json_object *request)
+{
+    struct err err = {0};
+    struct question *q = question_new(c->admin, sizeof *q, c);
+    if (q == NULL) {
+        err_nomem(&err);
+        answer(c, failed(err.text));
+        return;
+    }
+    if (engine_pipeline(c->admin->engine, json_text(request, "name"), answer_pipeline, q, &err) != ERR_NONE) {
         question_free(q);
         answer(c, failed(err.text));
         return;
@@ -388,11 +421,13 @@ static void handle(struct client *c, struct json_object *request)
         ask_retry(c, request);
     } else if (strcmp(command, "reset") == 0) {
         ask_reset(c, request);
+    } else if (strcmp(command, "pipeline") == 0) {
+        ask_pipeline(c, request);
     } else if (strcmp(command, "reload") == 0) {
         c->admin->reload(c->admin->arg, &err);
         answer(c, err.code == ERR_NONE ? ok() : failed(err.text));
     } else {
-        answer(c, failed("unknown command; expected status, live, waiting, explain, retry, reset or reload"));
+        answer(c, failed("unknown command; expected status, live, waiting, explain, retry, reset, pipeline or reload"));
     }
 }
 

@@ -11,6 +11,25 @@
 #define ANSWER_MS 10000
 #define LIVE_MS 5000
 
+static enum err_code offline_pipelines(struct ledger_tx *tx, struct arena *arena, struct report *report,
+                                       struct err *err)
+{
+    const struct config *config = report->config;
+    size_t count = config != NULL ? config->pipeline_count : 0;
+    struct pipeline_status *list = arena_alloc(arena, (count + 1) * sizeof *list);
+    struct pipeline_plan *plans = arena_alloc(arena, (count + 1) * sizeof *plans);
+    if (list == NULL || plans == NULL)
+        return err_nomem(err);
+    for (size_t i = 0; i < count; i++) {
+        plans[i] = engine_plan(config, &config->pipelines[i]);
+        if (pipeline_status_offline(tx, &plans[i], &list[i], err) != ERR_NONE)
+            return err->code;
+    }
+    report->pipelines = list;
+    report->pipeline_count = count;
+    return ERR_NONE;
+}
+
 struct json_object *offline_status(const struct command_context *c, struct err *err)
 {
     struct arena arena;
@@ -22,8 +41,11 @@ struct json_object *offline_status(const struct command_context *c, struct err *
     arena_init(&arena);
     struct json_object *o = NULL;
     struct err close_err = {0};
-    if (ledger_counters(tx, &arena, &counters, &count, err) == ERR_NONE) {
-        struct report report = {c->config, c->state, NULL, counters, count, ""};
+    struct report report = {.config = c->config, .state = c->state, .counters_problem = ""};
+    if (ledger_counters(tx, &arena, &counters, &count, err) == ERR_NONE &&
+        offline_pipelines(tx, &arena, &report, err) == ERR_NONE) {
+        report.counters = counters;
+        report.counter_count = count;
         o = report_status(&report);
         if (o == NULL)
             err_nomem(err);
@@ -149,10 +171,34 @@ static void print_job(struct json_object *j)
            json_text(j, "flow"), json_text(j, "state"));
 }
 
+static void print_pipeline(struct json_object *p, int width)
+{
+    const char *state = json_text(p, "state"), *error = json_text(p, "last_error");
+    char took[32];
+    printf("  %-*s  in %s, %s%s%s", width, json_text(p, "name"), json_text(p, "in"),
+           strcmp(state, "retrying") == 0 ? YELLOW : "", state, strcmp(state, "retrying") == 0 ? PLAIN : "");
+    if (json_text(p, "last_ended")[0] == '\0') {
+        printf(", never run");
+    } else {
+        text_format_duration((uint64_t)json_number(p, "last_duration_ms"), took, sizeof took);
+        print_age(error[0] != '\0' ? ", last run failed; it was " : ", last run ", json_text(p, "last_ended"));
+        printf(" ago (%s, %lld statement%s in %s)", json_text(p, "last_trigger"),
+               (long long)json_number(p, "last_statements"), json_number(p, "last_statements") == 1 ? "" : "s", took);
+    }
+    if (json_text(p, "next")[0] != '\0' && strcmp(state, "idle") == 0)
+        printf(", next run at %s", json_text(p, "next"));
+    else if (json_text(p, "next")[0] != '\0' && strcmp(state, "retrying") == 0)
+        printf(", tried again at %s", json_text(p, "next"));
+    putchar('\n');
+    if (error[0] != '\0')
+        printf("  %-*s  %s%s%s\n", width, "", RED, error, PLAIN);
+}
+
 static void print_status(struct json_object *o)
 {
     struct json_object *ledger = member(o, "ledger"), *list = member(o, "sources");
-    int width = widest(member(o, "flows"), widest(member(o, "destinations"), widest(list, 8)));
+    int width = widest(member(o, "pipelines"), 8);
+    width = widest(member(o, "flows"), widest(member(o, "destinations"), widest(list, width)));
     if (json_true(o, "running")) {
         printf("chute %s, process %lld", json_text(o, "version"), (long long)json_number(o, "pid"));
         print_age(", up ", json_text(o, "started"));
@@ -187,6 +233,11 @@ static void print_status(struct json_object *o)
             printf("; %spaused since it was reset%s (chute retry --all starts it again)", YELLOW, PLAIN);
         putchar('\n');
     }
+    list = member(o, "pipelines");
+    if (length_of(list) > 0)
+        printf("\npipelines\n");
+    for (size_t i = 0; i < length_of(list); i++)
+        print_pipeline(json_object_array_get_idx(list, i), width);
     list = member(o, "jobs");
     if (length_of(list) > 0)
         printf("\nloading\n");

@@ -144,7 +144,12 @@ static void on_counters(struct question *q)
     struct engine_status status;
     struct err err = {0};
     if (engine_status(h->admin->engine, &arena, &status, &err) == ERR_NONE) {
-        struct report report = {h->admin->config, h->admin->config->state, &status, c->counters, c->count, c->problem};
+        struct report report = {.config = h->admin->config,
+                                .state = h->admin->config->state,
+                                .engine = &status,
+                                .counters = c->counters,
+                                .counter_count = c->count,
+                                .counters_problem = c->problem};
         compose(r, &report);
     } else {
         r->code = MHD_HTTP_SERVICE_UNAVAILABLE;

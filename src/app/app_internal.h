@@ -50,6 +50,7 @@ struct daemon_options {
     bool once;                  /* end when all there is to do now is done */
     bool has_admin;             /* control socket and http */
     bool no_sources;            /* watch nothing: files come by engine_offer() */
+    bool by_hand;               /* an errand: no pipeline runs by itself */
     bool quiet;                 /* the caller tells how each file ended */
     uint64_t deadline_ms;       /* 0 none */
     /* Once, when all is open, on the loop's thread; may be NULL. ERR: close again. */
@@ -78,6 +79,7 @@ int run_receipts(const struct args *args);
 int run_explain(const struct args *args);
 int run_retry(const struct args *args);
 int run_reset(const struct args *args);
+int run_pipeline(const struct args *args);
 int run_reload(const struct args *args);
 
 /* An engine for one errand of a command (reset) while no daemon runs. See struct command_context. */

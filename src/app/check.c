@@ -7,8 +7,10 @@
 
 #include "text.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CONNECT_MS 30000
 
@@ -100,6 +102,8 @@ static bool try_dest(const struct config_dest *dest)
             tell("destination %s: %s", dest->name, t->err.text);
         else
             printf("destination %s: fine: %s %s (%s)\n", dest->name, dest->ops->type, health.where, health.version);
+        if (!t->is_late && t->err.code == ERR_NONE && health.advice[0] != '\0')
+            printf("destination %s: note: %s\n", dest->name, health.advice);
         is_fine = !t->is_late && t->err.code == ERR_NONE;
         dest->ops->close(state, on_closed, t);
     }
@@ -194,8 +198,9 @@ static bool try_source(const struct config *config, const struct config_source *
     t->config = config;
     bool is_fine = false;
     const char *const avoid[] = {config->state, NULL};
+    const struct source_env env = {.jobs = (unsigned)config->limits.jobs};
     struct source_sink sink = {t, ignore_found, ignore_event, on_scanned, on_scan_done, on_health};
-    if (source->ops->open(source->options, &t->loop, &sink, -1, avoid, wants, t, &t->state, &err) != ERR_NONE) {
+    if (source->ops->open(source->options, &env, &t->loop, &sink, -1, avoid, wants, t, &t->state, &err) != ERR_NONE) {
         tell("source %s: %s", source->name, err.text);
         on_closed(t);
     } else {
@@ -209,6 +214,30 @@ static bool try_source(const struct config *config, const struct config_source *
     return is_fine;
 }
 
+/* ---- scripts ---- */
+
+/* They are read when they run, so a missing one is found here or at night. */
+static bool try_scripts(const struct option_strings *files, const char *what, const char *name)
+{
+    bool is_fine = true;
+    for (size_t i = 0; i < files->count; i++)
+        if (access(files->items[i], R_OK) != 0) {
+            tell("%s %s: %s can't be read: %s", what, name, files->items[i], strerror(errno));
+            is_fine = false;
+        }
+    return is_fine;
+}
+
+static bool try_all_scripts(const struct config *config)
+{
+    bool is_fine = true;
+    for (size_t i = 0; i < config->dest_count; i++)
+        is_fine = try_scripts(&config->dests[i].init, "init of destination", config->dests[i].name) && is_fine;
+    for (size_t i = 0; i < config->pipeline_count; i++)
+        is_fine = try_scripts(&config->pipelines[i].sql, "pipeline", config->pipelines[i].name) && is_fine;
+    return is_fine;
+}
+
 int run_check(const struct args *args)
 {
     char file[PATH_MAX];
@@ -218,7 +247,7 @@ int run_check(const struct args *args)
         return code;
     printf("%s: fine: %zu sources, %zu destinations, %zu flows\n", file, config->source_count, config->dest_count,
            config->flow_count);
-    bool is_fine = true;
+    bool is_fine = try_all_scripts(config);
     if (args_has(args, "connect")) {
         for (size_t i = 0; i < config->source_count; i++)
             is_fine = try_source(config, &config->sources[i]) && is_fine;

@@ -139,7 +139,8 @@ const struct arg_command app_commands[] = {
      .run = run_init,
      .summary = "write a commented configuration to start from",
      .text = "Writes chute.yaml into DIR (default: the current folder). A file that exists is never overwritten.",
-     .examples = EXAMPLES("chute init file2sql", "a folder mirrored into SQLite")},
+     .examples = EXAMPLES("chute init file2sql", "a folder mirrored into SQLite", "chute init events",
+                          "an inbox of JSON events as tables")},
     {.name = "status",
      .operands = "",
      .options = status_options,
@@ -190,6 +191,16 @@ const struct arg_command app_commands[] = {
          "Drops only tables that chute made, says which, and pauses the flow until the next start or `chute retry`. "
          "The files themselves stay. Without --yes nothing is done; the exit code is then 2.",
      .examples = EXAMPLES("chute reset sales", "what would go?", "chute reset sales --yes", "begin again")},
+    {.name = "pipeline",
+     .operands = "NAME",
+     .min_operands = 1,
+     .max_operands = 1,
+     .run = run_pipeline,
+     .summary = "run a SQL pipeline now",
+     .text = "In the running daemon, or by itself where none runs. Waits for the end, and for a run that is on before "
+             "it. Says how many statements ran and how long they took; what failed comes with file, line and "
+             "statement, and nothing of it was kept.",
+     .examples = EXAMPLES("chute pipeline etl", "now, whatever its schedule says")},
     {.name = "reload",
      .operands = "",
      .run = run_reload,

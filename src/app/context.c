@@ -23,6 +23,8 @@ static int with_context(const struct args *args,
             snprintf(file, sizeof file, "%s/chute.yaml", cwd);
             if (config_load(file, &app_drivers, &context.config, &errors, &ignored) != ERR_NONE)
                 context.config = NULL;
+            else
+                config_use_timezone(context.config);
             free(errors);
         }
     }
@@ -74,4 +76,9 @@ int run_reset(const struct args *args)
 int run_reload(const struct args *args)
 {
     return with_context(args, command_reload);
+}
+
+int run_pipeline(const struct args *args)
+{
+    return with_context(args, command_pipeline);
 }

@@ -207,6 +207,8 @@ static enum err_code take_config(struct daemon *d, struct config *config, struct
         return err_set(err, ERR_CONFIG, false,
                        "`state` can't change while chute runs (%s, now %s); restart it for that", d->config->state,
                        config->state);
+    if (strcmp(config->timezone, d->config->timezone) != 0)
+        return err_set(err, ERR_CONFIG, false, "`timezone` can't change while chute runs; restart it for that");
     if (log_open(config->logs, config->log_count, err) != ERR_NONE)
         return err->code;
     if (engine_reload(d->engine, config, err) != ERR_NONE)
@@ -336,7 +338,7 @@ static void on_idle(void *arg)
     uint64_t totals[FILE_STATES];
     engine_totals(d->engine, totals);
     /* what was tried in vain has been loaded since, else this would not be idle */
-    bool is_fine = totals[STATE_QUARANTINED] == 0 && sources_were_read(d);
+    bool is_fine = totals[STATE_QUARANTINED] == 0 && engine_failed_pipelines(d->engine) == 0 && sources_were_read(d);
     daemon_stop(d, is_fine ? EXIT_FINE : EXIT_FAILED);
 }
 
@@ -389,6 +391,7 @@ static enum err_code open_rooms(struct daemon *d, struct err *err)
                                     .config = d->config,
                                     .ledger = d->ledger,
                                     .no_sources = d->options.no_sources,
+                                    .by_hand = d->options.by_hand,
                                     .quiet = d->options.quiet,
                                     .once = d->options.once,
                                     .on_idle = d->options.once ? on_idle : NULL,
@@ -519,6 +522,7 @@ enum err_code daemon_errand(const struct command_context *c, void (*work)(void *
     struct daemon_options options = {.config = config_ref(c->config),
                                      .file = "",
                                      .state_override = c->state,
+                                     .by_hand = true,
                                      .on_open = on_errand_open,
                                      .on_end = on_errand_end,
                                      .arg = &errand};

@@ -7,7 +7,10 @@
 static const struct source_ops *const sources[] = {&source_directory, NULL};
 static const struct dest_ops *const dests[] = {&dest_sqlite,
 #if HAVE_CURL
-                                               &dest_keboola,
+                                               &dest_keboola, &dest_azure,
+#endif
+#if HAVE_POSTGRES
+                                               &dest_postgres,
 #endif
                                                NULL};
 

@@ -24,6 +24,7 @@ int read_config(const char *file, struct config **ret)
     struct err err = {0};
     char *errors = NULL;
     if (config_load(file, &app_drivers, ret, &errors, &err) == ERR_NONE) {
+        config_use_timezone(*ret); /* a command begins with this, before it has threads */
         free(errors);
         return EXIT_FINE;
     }

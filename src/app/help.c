@@ -4,6 +4,9 @@
 #if HAVE_CURL
 #include "http.h"
 #endif
+#if HAVE_POSTGRES
+#include "pg.h"
+#endif
 #include "text.h"
 
 #include <csv.h>
@@ -458,6 +461,11 @@ int run_version(const struct args *args)
     char network[300];
     http_libraries(network, sizeof network);
     printf("%s\n", network);
+#endif
+#if HAVE_POSTGRES
+    char postgres[300];
+    pg_libraries(postgres, sizeof postgres);
+    printf("%s\n", postgres);
 #endif
     return EXIT_FINE;
 }

@@ -139,6 +139,21 @@ static bool csv_check(struct reader *r, const struct csv_options *csv, const str
     return true;
 }
 
+static bool on_changed_check(struct reader *r, const struct config_flow *flow, const struct node *node,
+                             const char *mode, const char *where)
+{
+    const struct node *n = blame(node, "on_changed");
+
+    if (flow->on_changed == CHANGED_VERSION || flow->on_changed == CHANGED_OVERWRITE) {
+        reader_problem(r, n->line, n->column, "%s: on_changed: version and overwrite are for format: raw", where);
+        return false;
+    }
+    if (flow->on_changed == CHANGED_REJECT || flow->plan.mode == MODE_APPEND)
+        return true;
+    reader_problem(r, n->line, n->column, "%s: on_changed is for load: append, not for %s", where, mode);
+    return false;
+}
+
 /* Modes and what they need. */
 static bool mode_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
 {
@@ -161,11 +176,8 @@ static bool mode_check(struct reader *r, struct config_flow *flow, const struct 
                        mode);
         return false;
     }
-    if (flow->on_changed != CHANGED_REJECT && plan->mode != MODE_APPEND) {
-        n = blame(node, "on_changed");
-        reader_problem(r, n->line, n->column, "%s: on_changed is for load: append, not for %s", where, mode);
+    if (!on_changed_check(r, flow, node, mode, where))
         return false;
-    }
     if (plan->on_schema_change == SCHEMA_RECREATE && plan->mode != MODE_REPLACE) {
         if (node_get(node, "on_schema_change") == NULL) {
             /* The destination's default is for replace; rows that only this table has must not go with it. */
@@ -206,27 +218,91 @@ static bool delete_check(struct reader *r, const struct config_flow *flow, const
     return true;
 }
 
+/* A file is a blob: there is one of the other for each, and what becomes of a changed one. */
+static bool raw_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
+{
+    const struct node *n = blame(node, "on_changed");
+
+    if (flow->on_changed == CHANGED_TAIL || flow->on_changed == CHANGED_AGAIN) {
+        reader_problem(r, n->line, n->column, "%s: on_changed: expected version or overwrite for format: raw", where);
+        return false;
+    }
+    if (flow->on_changed == CHANGED_REJECT && node_get(node, "on_changed") != NULL) {
+        reader_problem(r, n->line, n->column, "%s: on_changed: expected version or overwrite for format: raw", where);
+        return false;
+    }
+    flow->plan.overwrites = flow->on_changed == CHANGED_OVERWRITE;
+    flow->on_changed = CHANGED_REJECT; /* that is about rows */
+    if (flow->on_delete == ON_DELETE_EMPTY) {
+        n = blame(node, "on_delete");
+        reader_problem(r, n->line, n->column, "%s: on_delete: a blob can't be emptied: expected ignore or drop", where);
+        return false;
+    }
+    if (flow_is_constant(flow)) {
+        n = blame(node, "blob");
+        reader_problem(r, n->line, n->column,
+                       "%s.blob: all files would be one blob; put {path} or another placeholder in it", where);
+        return false;
+    }
+    return true;
+}
+
+/* A destination may say where the tables lie whose flow does not: an option of it that is called as the flow's. */
+static void space_adopt(struct config_flow *flow)
+{
+    const struct config_dest *dest = flow->dest;
+    const char *const *given = options_member(dest->ops->options, dest->options, dest->ops->space_word, OPT_STRING);
+
+    flow->space = given != NULL ? *given : NULL;
+    flow->space_is_given = flow->space != NULL;
+}
+
 /* The bucket or schema, where the destination has them; and what else it can't do. */
 static bool dest_flow_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
 {
     const struct dest_ops *ops = flow->dest != NULL ? flow->dest->ops : NULL;
-    const struct node *n = blame(node, "bucket");
+    static const char *const words[] = {"bucket", "schema"};
     const char *option = "to";
+    const struct node *n;
     struct err err;
 
     err_clear(&err);
     if (ops == NULL) /* its type was refused already */
         return true;
-    if (flow->space != NULL && (ops->space_word == NULL || strcmp(ops->space_word, "bucket") != 0)) {
-        reader_problem(r, n->line, n->column, "%s.bucket: destinations of type %s have no buckets", where, ops->type);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        n = node_get(node, words[i]);
+        if (n == NULL || (ops->space_word != NULL && strcmp(ops->space_word, words[i]) == 0))
+            continue;
+        reader_problem(r, n->line, n->column, "%s.%s: destinations of type %s have no %ss", where, words[i], ops->type,
+                       words[i]);
         return false;
     }
-    if (ops->space_word != NULL && (flow->space == NULL || !template_check(flow->space, &err))) {
+    if (ops->takes_bytes != (flow->format == FORMAT_RAW)) {
+        n = blame(node, "format");
+        reader_problem(r, n->line, n->column,
+                       ops->takes_bytes ? "%s.format: destinations of type %s take files as they are: expected raw"
+                                        : "%s.format: destinations of type %s hold tables: raw has no rows for them",
+                       where, ops->type);
+        return false;
+    }
+    if (!ops->takes_bytes && flow->plan.names == NAMES_BLOB) {
+        n = blame(node, "names");
+        reader_problem(r, n->line, n->column, "%s.names: blob is for blobs; destinations of type %s hold tables", where,
+                       ops->type);
+        return false;
+    }
+    n = blame(node, ops->space_word != NULL ? ops->space_word : "to");
+    if (ops->space_word != NULL && flow->space == NULL)
+        space_adopt(flow);
+    if (ops->space_word != NULL &&
+        (flow->space == NULL || (!flow->space_is_given && !template_check(flow->space, &err)))) {
         reader_problem(r, n->line, n->column, "%s.%s: %s", where, ops->space_word,
                        flow->space == NULL ? "is missing" : err.text);
         return false;
     }
     flow->plan.null_values = flow->csv.null_values;
+    if (flow->format == FORMAT_JSON) /* each rule was asked about already */
+        return true;
     if (ops->check_flow != NULL && ops->check_flow(&flow->plan, &option, &err) != ERR_NONE) {
         n = blame(node, option);
         reader_problem(r, n->line, n->column, "%s.%s: %s", where, option, err.text);
@@ -237,12 +313,14 @@ static bool dest_flow_check(struct reader *r, struct config_flow *flow, const st
 
 bool flow_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
 {
-    const struct node *n = blame(node, "table");
+    const char *const table = flow->format == FORMAT_RAW ? "blob" : "table";
+    const struct node *n = blame(node, table);
     struct err err;
 
     err_clear(&err);
     if (flow->table[0] == '\0' || !template_check(flow->table, &err)) {
-        reader_problem(r, n->line, n->column, "%s.table: %s", where, flow->table[0] == '\0' ? "is empty" : err.text);
+        reader_problem(r, n->line, n->column, "%s.%s: %s", where, table,
+                       flow->table[0] == '\0' ? "is empty" : err.text);
         return false;
     }
     if (node != NULL && flow->include.count == 0) {
@@ -250,8 +328,16 @@ bool flow_check(struct reader *r, struct config_flow *flow, const struct node *n
         reader_problem(r, n->line, n->column, "%s.include: is empty, so no file would ever be taken", where);
         return false;
     }
-    return globs_check(r, &flow->include, node, "include", where) &&
-           globs_check(r, &flow->exclude, node, "exclude", where) &&
+    if (!globs_check(r, &flow->include, node, "include", where) ||
+        !globs_check(r, &flow->exclude, node, "exclude", where))
+        return false;
+    if (flow->format == FORMAT_JSON) /* its rules have been checked when they were read */
+        return on_changed_check(r, flow, node, "rules that can repeat nothing", where) &&
+               delete_check(r, flow, node, where) && dest_flow_check(r, flow, node, where);
+    if (flow->format == FORMAT_RAW)
+        return raw_check(r, flow, node, where) && delete_check(r, flow, node, where) &&
+               dest_flow_check(r, flow, node, where);
+    return columns_check(r, &flow->require, node, "require", where) &&
            columns_check(r, &flow->plan.key, node, "key", where) &&
            columns_check(r, &flow->plan.order_by, node, "order_by", where) && csv_check(r, &flow->csv, node, where) &&
            mode_check(r, flow, node, where) && delete_check(r, flow, node, where) &&
@@ -287,42 +373,70 @@ static void folder_check(struct reader *r, const struct config *c, const struct 
                        flow->name, key, shown, flow->source->name);
 }
 
-/* The one table of a flow with a constant template, as its destination compares names; false: one for each file. */
-static bool constant_table(const struct config_flow *flow, char *ret_key, size_t size)
+/*
+ * The INDEX-th of the tables that all files of FLOW go to, as its destination compares names, with how it is loaded;
+ * false: there are no more, or one for each file.
+ */
+static bool constant_table(const struct config_flow *flow, size_t index, char *ret_key, size_t size,
+                           enum load_mode *ret_mode)
 {
-    char legal[TABLE_NAME_MAX];
+    char legal[TABLE_NAME_MAX], key[TABLE_NAME_MAX] = "";
+    const struct dest_ops *ops = flow->dest->ops;
     struct err err;
 
-    if (!flow_is_constant(flow))
+    if (!flow_is_constant(flow) || size < sizeof(legal))
         return false;
     err_clear(&err);
-    if (flow->dest->ops->table_name == NULL || size < sizeof(legal) ||
-        flow_table_name(flow, "", legal, ret_key, sizeof(legal), &err) != ERR_NONE)
+    if (flow->format == FORMAT_JSON) {
+        if (index >= flow->part_count ||
+            (flow->space != NULL && flow_space_name(flow, "", legal, key, sizeof(key), &err) != ERR_NONE))
+            return false;
+        size_t n = (size_t)snprintf(ret_key, size, "%s%s", key, flow->space != NULL ? "." : "");
+        *ret_mode = flow->parts[index].plan->mode;
+        return ops->table_name(flow->parts[index].table, NAMES_KEEP, legal, key, sizeof(key), &err) == ERR_NONE &&
+               (size_t)snprintf(ret_key + n, size - n, "%s", key) < size - n;
+    }
+    *ret_mode = flow->plan.mode;
+    if (index == 0 &&
+        (ops->table_name == NULL || flow_table_name(flow, "", legal, ret_key, sizeof(legal), &err) != ERR_NONE))
         snprintf(ret_key, size, "%s", flow->table);
-    return true;
+    return index == 0;
+}
+
+/* Does OTHER load into the table MINE, and does one of the two replace all rows of it? */
+static bool fights_over(const struct config_flow *other, const char *mine, enum load_mode mode)
+{
+    char theirs[2 * TABLE_NAME_MAX];
+    enum load_mode their_mode;
+
+    for (size_t i = 0; constant_table(other, i, theirs, sizeof(theirs), &their_mode); i++)
+        if (strcmp(mine, theirs) == 0 && (mode == MODE_REPLACE || their_mode == MODE_REPLACE))
+            return true;
+    return false;
 }
 
 static void owners_check(struct reader *r, const struct config *c, const struct node *list)
 {
-    char mine[TABLE_NAME_MAX], theirs[TABLE_NAME_MAX];
+    char mine[2 * TABLE_NAME_MAX];
     const struct node *node = list != NULL ? list->first : NULL;
+    enum load_mode mode;
 
     for (size_t i = 0; i < c->flow_count; i++, node = node != NULL ? node->next : NULL) {
         const struct config_flow *flow = &c->flows[i];
-        if (!constant_table(flow, mine, sizeof(mine)))
-            continue;
-        for (size_t j = 0; j < i; j++) {
-            const struct config_flow *other = &c->flows[j];
-            bool is_replaced = flow->plan.mode == MODE_REPLACE || other->plan.mode == MODE_REPLACE;
-            if (other->dest != flow->dest || !is_replaced || !constant_table(other, theirs, sizeof(theirs)) ||
-                strcmp(mine, theirs) != 0)
-                continue;
-            const struct node *n = blame(node, "table");
-            reader_problem(r, n->line, n->column,
-                           "flows.%s.table: flow '%s' loads into the same table '%s', and one of them replaces all its "
-                           "rows; give each its own table",
-                           flow->name, other->name, flow->table);
-            break;
+        bool is_told = false;
+        for (size_t t = 0; !is_told && constant_table(flow, t, mine, sizeof(mine), &mode); t++) {
+            for (size_t j = 0; j < i && !is_told; j++) {
+                const struct config_flow *other = &c->flows[j];
+                is_told = other->dest == flow->dest && fights_over(other, mine, mode);
+                if (!is_told)
+                    continue;
+                const struct node *n = blame(node, flow->format == FORMAT_JSON ? "records" : "table");
+                reader_problem(r, n->line, n->column,
+                               "flows.%s.%s: flow '%s' loads into the same table '%s', and one of them replaces all "
+                               "its rows; give each its own table",
+                               flow->name, flow->format == FORMAT_JSON ? "records" : "table", other->name,
+                               flow->format == FORMAT_JSON ? flow->parts[t].table : flow->table);
+            }
         }
     }
 }
@@ -361,6 +475,7 @@ void config_check(struct reader *r, const struct config *c, const struct node *t
 
     listen_check(r, c->http_listen, top);
     logs_check(r, c, node_get(top, "log"));
+    timezone_check(r, c, top);
     for (size_t i = 0; i < c->source_count; i++) {
         const char *root = source_root(&c->sources[i]);
         const struct node *n = blame(node_get(sources, c->sources[i].name), "path");
@@ -381,10 +496,11 @@ void config_check(struct reader *r, const struct config *c, const struct node *t
 void flow_define(struct config_flow *flow)
 {
     static const char *const skip[] = {"name",          "from",          "to",        "include", "exclude",
-                                       "after_success", "after_failure", "on_delete", NULL};
+                                       "after_success", "after_failure", "on_delete", "then",    NULL};
     uint64_t hash = UINT64_C(14695981039346656037);
 
     hash = options_hash(hash, config_flow_table, flow, skip);
+    hash = records_hash(hash, flow);
     hash = options_hash(hash, flow->dest->ops->options, flow->dest->options, NULL);
     /* The ledger keeps it as a signed number and 0 as "none". */
     hash &= INT64_MAX;

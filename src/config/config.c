@@ -167,6 +167,7 @@ static void read_dest(struct reader *r, struct config_dest *d, const struct node
     err_clear(&err);
     if (d->ops->check != NULL && d->ops->check(d->options, &err) != ERR_NONE)
         reader_problem(r, node->line, node->column, "%s: %s", where, err.text);
+    init_check(r, d, node, where);
 }
 
 /* The mapping under KEY of TOP, or NULL with the problem noted. */
@@ -261,14 +262,6 @@ void flow_defaults(struct reader *r, struct flow_draft *draft, const struct conf
         options_set(r, config_flow_table, draft, pair[0], pair[1], dest->ops->type);
 }
 
-static const struct config_dest *find_dest(const struct config *c, const char *name)
-{
-    for (size_t i = 0; name != NULL && i < c->dest_count; i++)
-        if (strcmp(c->dests[i].name, name) == 0)
-            return &c->dests[i];
-    return NULL;
-}
-
 static const struct config_source *find_source(const struct config *c, const char *name)
 {
     for (size_t i = 0; name != NULL && i < c->source_count; i++)
@@ -311,7 +304,7 @@ static const struct config_dest *peek_dest(struct reader *r, const struct config
     buf_done(&quiet.problems);
     r->scratch = quiet.scratch;
     r->failed = quiet.failed;
-    return find_dest(c, name);
+    return config_dest_named(c, name);
 }
 
 static void read_flow(struct reader *r, struct config *c, struct config_flow *ret, const struct node *node,
@@ -336,8 +329,9 @@ static void read_flow(struct reader *r, struct config *c, struct config_flow *re
     const struct config_dest *dest = peek_dest(r, c, node);
     flow_defaults(r, &draft, dest);
     const struct target target = {config_flow_table, &draft};
-    options_read(r, &target, 1, NULL, node, where);
-    draft.flow.dest = find_dest(c, draft.to);
+    static const char *const handled[] = {"records", NULL};
+    options_read(r, &target, 1, handled, node, where);
+    draft.flow.dest = config_dest_named(c, draft.to);
     draft.flow.source = find_source(c, draft.from);
     if (draft.to != NULL && draft.flow.dest == NULL && c->dest_count > 0)
         check_reference(r, node, "to", where, draft.to, c);
@@ -346,6 +340,12 @@ static void read_flow(struct reader *r, struct config *c, struct config_flow *re
     if (draft.flow.name != NULL && named != NULL)
         name_check(r, draft.flow.name, named->line, named->column, where);
     draft.flow.plan.flow = draft.flow.name;
+    then_check(r, c, &draft.flow, node, where);
+    if (draft.flow.format == FORMAT_JSON)
+        json_defaults(r, &draft, node);
+    if (r->problem_count == before && !r->failed && format_check(r, &draft.flow, node, where) &&
+        draft.flow.format == FORMAT_JSON)
+        records_read(r, &draft.flow, node_get(node, "records"), where);
     if (r->problem_count == before && !r->failed)
         flow_check(r, &draft.flow, node, where);
     *ret = draft.flow;
@@ -429,7 +429,7 @@ static void read_logs(struct reader *r, struct config *c, const struct node *top
 
 static void read_top(struct reader *r, struct config *c, const struct node *top, const struct config_drivers *drivers)
 {
-    static const char *const handled[] = {"log", "sources", "destinations", "flows", NULL};
+    static const char *const handled[] = {"log", "sources", "destinations", "pipelines", "flows", NULL};
     const struct target target = {config_top_table, c};
     char found[80];
 
@@ -445,6 +445,7 @@ static void read_top(struct reader *r, struct config *c, const struct node *top,
     read_logs(r, c, top);
     read_sources(r, c, top, drivers);
     read_dests(r, c, top, drivers);
+    pipelines_read(r, c, top);
     read_flows(r, c, top);
     if (r->problem_count > 0 || r->failed)
         return;

@@ -8,6 +8,7 @@
 #define CHUTE_CONFIG_H
 
 #include "arena.h"
+#include "cron.h"
 #include "dest.h"
 #include "err.h"
 #include "inspect.h"
@@ -15,7 +16,10 @@
 #include "option.h"
 #include "source.h"
 
-/* config may see inspect.h for the csv table only: it is data, not behaviour. */
+/*
+ * config may see inspect.h for the csv table and for the rules of `records`: data, not behaviour, but for the two
+ * checks and the preparation of the rules, which belong to the room that knows what a pointer and a value are.
+ */
 
 struct retry_options {
     uint64_t first; /* ms */
@@ -38,11 +42,24 @@ struct config_dest {
     const struct dest_ops *ops;
     void *options;
     struct retry_options retry; /* global, overridden by the destination's own `retry` */
+    struct option_strings init; /* scripts, absolute paths */
+};
+
+/* SQL scripts that run in a destination. */
+struct config_pipeline {
+    const char *name;
+    const struct config_dest *dest;
+    struct option_strings sql; /* absolute paths, at least one */
+    uint64_t every_ms;         /* 0: not by this */
+    const char *cron_text;     /* "": not by this */
+    struct cron cron;          /* what it says */
+    const struct script_setting *settings;
+    size_t setting_count;
 };
 
 enum after { AFTER_KEEP, AFTER_DELETE, AFTER_MOVE };
 enum on_delete { ON_DELETE_IGNORE, ON_DELETE_DROP, ON_DELETE_EMPTY };
-enum flow_format { FORMAT_CSV };
+enum flow_format { FORMAT_CSV, FORMAT_JSON, FORMAT_RAW };
 
 struct config_flow {
     const char *name;
@@ -51,9 +68,14 @@ struct config_flow {
     struct option_strings include, exclude;
     int format;
     struct csv_options csv;
+    struct event_options events; /* FORMAT_JSON: rules, prepared for use */
+    struct load_part *parts;     /* FORMAT_JSON: the tables of the rules; their SPACE is the job's to fill in */
+    size_t part_count;
     const char *space;      /* template of the bucket or schema; NULL where the destination has none */
-    const char *table;      /* template */
-    struct load_plan plan;  /* flow, mode, key, order_by, row_number, types, on_schema_change, names, on_duplicate */
+    bool space_is_given;    /* it is the destination's own, and stays as it is written there */
+    const char *table;      /* template; FORMAT_JSON: of a name under which ledger and receipts know the flow's files */
+    struct load_plan plan;  /* flow, mode, key, order_by, row_number, types, on_schema_change, names, on_duplicate;
+                               FORMAT_JSON: mode is append if any rule appends */
     uint64_t skip_bad_rows; /* bad_rows: {skip: N} */
     int bad_rows;           /* 0 reject_file, 1 skip */
     int on_changed;         /* enum changed_policy, for append */
@@ -62,8 +84,10 @@ struct config_flow {
     int after_failure; /* AFTER_KEEP or AFTER_MOVE */
     const char *after_failure_dir;
     int on_delete;
-    uint64_t incomplete_after; /* ms */
-    uint64_t definition;       /* hash of all that changes what a load means: a change queues quarantined files once */
+    struct option_strings require; /* columns that a file must have */
+    struct option_strings then;    /* names of pipelines, in order, each once */
+    uint64_t incomplete_after;     /* ms */
+    uint64_t definition; /* hash of all that changes what a load means: a change queues quarantined files once */
 };
 
 struct config {
@@ -79,7 +103,7 @@ struct config {
     struct {
         int64_t jobs;
         uint64_t buffer, max_file_size;
-        uint64_t upload_rate; /* bytes per second; 0: no limit */
+        uint64_t upload_rate, download_rate; /* bytes per second; 0: no limit */
     } limits;
     struct retry_options retry;
     uint64_t history_keep; /* ms */
@@ -89,6 +113,9 @@ struct config {
     size_t dest_count;
     struct config_flow *flows;
     size_t flow_count;
+    struct config_pipeline *pipelines;
+    size_t pipeline_count;
+    const char *timezone; /* "": the machine's */
 };
 
 /* The drivers a configuration may name; the tables of the application, NULL-terminated. */
@@ -121,6 +148,15 @@ enum err_code config_quick(const struct config_quick *quick, const struct config
 /* `chute init`: the commented text of a profile; NULL: no such profile. PROFILES lists them. */
 const char *config_profile_text(const char *profile);
 extern const char *const config_profiles[];
+
+/* Files that `chute init` writes beside chute.yaml for PROFILE, as pairs: path below its folder, text; NULL-terminated,
+ * NULL if there are none. */
+const char *const *config_profile_files(const char *profile);
+
+/* NULL: there is none of that name. */
+const struct config_pipeline *config_pipeline_named(const struct config *config, const char *name);
+/* `timezone` becomes the zone of this process. Before there is a second thread: it writes the environment. */
+void config_use_timezone(const struct config *config);
 
 struct config *config_ref(struct config *c);
 void config_unref(struct config *c);

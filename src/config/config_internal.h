@@ -95,18 +95,37 @@ struct flow_draft {
     const char *from, *to;
 };
 
+/* The same of a pipeline. */
+struct pipeline_draft {
+    struct config_pipeline pipeline;
+    const char *in, *every;
+    struct option_pairs settings;
+};
+
 /* The tables (options.c). */
 extern const struct option config_top_table[];
 extern const struct option config_log_table[];
 extern const struct option config_retry_table[];
-extern const struct option config_source_table[]; /* what every source has: struct config_source */
-extern const struct option config_dest_table[];   /* what every destination has: struct config_dest */
-extern const struct option config_flow_table[];   /* struct flow_draft */
+extern const struct option config_source_table[];   /* what every source has: struct config_source */
+extern const struct option config_dest_table[];     /* what every destination has: struct config_dest */
+extern const struct option config_flow_table[];     /* struct flow_draft */
+extern const struct option config_pipeline_table[]; /* struct pipeline_draft */
 extern const char *const config_column_types[];
 extern const char *const config_later[]; /* words that belong to later versions */
 
 /* A flow's defaults: the table's, then the destination's. */
 void flow_defaults(struct reader *r, struct flow_draft *draft, const struct config_dest *dest);
+/* records.c */
+extern const struct option config_record_table[];
+extern const struct option config_record_column_table[];
+/* Defaults of format json for what NODE (may be NULL) does not say. */
+void json_defaults(struct reader *r, struct flow_draft *draft, const struct node *node);
+/* The rules in LIST into FLOW, whose dest, names and defaults are known. */
+void records_read(struct reader *r, struct config_flow *flow, const struct node *list, const char *where);
+/* False: an option of another format was given, or `records` is missing; noted. */
+bool format_check(struct reader *r, const struct config_flow *flow, const struct node *node, const char *where);
+uint64_t records_hash(uint64_t hash, const struct config_flow *flow);
+
 /* Everything the tables can't say. NODE may be NULL (command line). False: problems noted. */
 bool flow_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where);
 bool source_check(struct reader *r, struct config_source *source, const struct node *node, const char *where);
@@ -119,11 +138,25 @@ void source_adopt(struct config_source *source);
 
 /* profiles.c */
 struct profile {
-    const char *name, *dest_type;
+    const char *name;
+    const char *dest_type;      /* NULL: any that can do it */
     const char *const *options; /* pairs, NULL-terminated */
     const char *text;
+    const char *const *files; /* pairs path, text; NULL: none */
 };
+/* profile_titles.c */
+extern const char *const titles_options[];
+extern const char titles_text[];
+extern const char *const titles_files[];
 const struct profile *profile_find(const char *name); /* NULL: none such */
+
+/* pipelines.c: `pipelines`, `init`, `then` and `timezone` */
+const struct config_dest *config_dest_named(const struct config *c, const char *name);
+void pipelines_read(struct reader *r, struct config *c, const struct node *top);
+bool init_check(struct reader *r, const struct config_dest *dest, const struct node *node, const char *where);
+void then_check(struct reader *r, const struct config *c, const struct config_flow *flow, const struct node *node,
+                const char *where);
+void timezone_check(struct reader *r, const struct config *c, const struct node *top);
 
 struct config *config_new(struct reader *r);
 /* Ends reading: *RET, or the problems. Frees the reader's memory. */

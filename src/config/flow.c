@@ -24,7 +24,8 @@ bool config_flow_takes(const struct config_flow *flow, const char *path)
 
 bool flow_is_constant(const struct config_flow *flow)
 {
-    return template_is_constant(flow->table) && (flow->space == NULL || template_is_constant(flow->space));
+    return template_is_constant(flow->table) &&
+           (flow->space == NULL || flow->space_is_given || template_is_constant(flow->space));
 }
 
 /* One part of a table's name: TMPL for PATH, made legal by the destination. */
@@ -36,14 +37,18 @@ static enum err_code legal_part(const struct config_flow *flow, bool is_space, c
     struct buf name;
 
     buf_init(&name);
-    template_expand(tmpl, &facts, &name);
+    if (is_space && flow->space_is_given)
+        buf_adds(&name, tmpl);
+    else
+        template_expand(tmpl, &facts, &name);
+    enum names_policy names = is_space && flow->space_is_given ? NAMES_KEEP : flow->plan.names;
     enum err_code code = ERR_NONE;
     if (name.failed)
         code = err_nomem(err);
     else if (is_space)
-        code = flow->dest->ops->space_name(name.data, flow->plan.names, ret, ret_key, size, err);
+        code = flow->dest->ops->space_name(name.data, names, ret, ret_key, size, err);
     else
-        code = flow->dest->ops->table_name(name.data, flow->plan.names, ret, ret_key, size, err);
+        code = flow->dest->ops->table_name(name.data, names, ret, ret_key, size, err);
     if (code != ERR_NONE)
         err_wrap(err, "%s name from %s", is_space ? flow->dest->ops->space_word : "table", tmpl);
     buf_done(&name);
@@ -56,13 +61,29 @@ enum err_code flow_space_name(const struct config_flow *flow, const char *path, 
     return legal_part(flow, true, path, ret, ret_key, size, err);
 }
 
+/* The name under which the ledger has the files of a flow with `records` is no table, and must meet none. */
+static enum err_code mark_key(const struct config_flow *flow, char *key, size_t size, struct err *err)
+{
+    static const char mark[] = "records:";
+    size_t n = strlen(key);
+
+    if (flow->format != FORMAT_JSON)
+        return ERR_NONE;
+    if (n + sizeof(mark) > size)
+        return err_set(err, ERR_INPUT, false, "the name of the flow is too long");
+    memmove(key + sizeof(mark) - 1, key, n + 1);
+    memcpy(key, mark, sizeof(mark) - 1);
+    return ERR_NONE;
+}
+
 enum err_code flow_table_name(const struct config_flow *flow, const char *path, char *ret, char *ret_key, size_t size,
                               struct err *err)
 {
     char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
 
     if (flow->space == NULL)
-        return legal_part(flow, false, path, ret, ret_key, size, err);
+        return legal_part(flow, false, path, ret, ret_key, size, err) != ERR_NONE ? err->code
+                                                                                  : mark_key(flow, ret_key, size, err);
     if (legal_part(flow, true, path, ret, ret_key, size, err) != ERR_NONE ||
         legal_part(flow, false, path, table, key, sizeof(table), err) != ERR_NONE)
         return err->code;
@@ -71,14 +92,14 @@ enum err_code flow_table_name(const struct config_flow *flow, const char *path, 
         (size_t)snprintf(ret_key + k, size - k, ".%s", key) >= size - k)
         return err_set(err, ERR_INPUT, false, "the names of %s and table are too long together",
                        flow->dest->ops->space_word);
-    return ERR_NONE;
+    return mark_key(flow, ret_key, size, err);
 }
 
 bool flow_wants_folder(const struct config_flow *flow, const char *folder)
 {
     char pattern[1024], inside[4200];
 
-    if (flow->space == NULL || template_is_constant(flow->space) || path_is_temporary(folder) ||
+    if (flow->space == NULL || flow->space_is_given || template_is_constant(flow->space) || path_is_temporary(folder) ||
         (size_t)snprintf(inside, sizeof(inside), "%s/x.csv", folder) >= sizeof(inside))
         return false;
     bool is_included = false;

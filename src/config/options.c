@@ -15,10 +15,7 @@ const char *const config_column_types[] = {"bigint",    "double",      "decimal"
                                            "timestamp", "timestamptz", "text",    NULL};
 
 /* Words of the specification whose parts are not built yet: refused like any unknown word, but said so. */
-const char *const config_later[] = {
-    "pipelines", "timezone", "then",    "archives",      "archive_limits", "nested", "records",  "max_event",
-    "schema",    "blob",     "ftp",     "download_rate", "ftps",           "sftp",   "postgres", "azure_blob",
-    "json",      "raw",      "version", "overwrite",     "titles",         "events", "ftp-blob", NULL};
+const char *const config_later[] = {"archives", "archive_limits", "nested", "ftp", "ftps", "sftp", "ftp-blob", NULL};
 
 static const char *const header_words[] = {"first_row", NULL};
 static const char *const encoding_words[] = {"utf-8",      "utf-16", "windows-1250", "windows-1252", "iso-8859-1",
@@ -170,6 +167,11 @@ static const struct option limits_table[] = {
      .offset = offsetof(struct config, limits.upload_rate),
      .default_text = "0",
      .help = "Bytes per second that all uploads together may send, such as 2MiB; 0: no limit."},
+    {.name = "download_rate",
+     .type = OPT_SIZE,
+     .offset = offsetof(struct config, limits.download_rate),
+     .default_text = "0",
+     .help = "Bytes per second that all sources together may fetch, such as 2MiB; 0: no limit."},
     {.name = NULL}};
 
 static const struct option history_table[] = {
@@ -209,6 +211,12 @@ const struct option config_top_table[] = {
      .help = "Where chute writes what it does, any number; one to stderr if absent."},
     {.name = "http", .type = OPT_GROUP, .sub = http_table, .help = "Health, metrics and status over http."},
     {.name = "limits", .type = OPT_GROUP, .sub = limits_table, .help = "What chute may use."},
+    {.name = "timezone",
+     .type = OPT_STRING,
+     .offset = offsetof(struct config, timezone),
+     .default_text = "",
+     .help = "Whose clock `cron` means, such as `Europe/Prague` or `UTC`; the machine's if empty. Needs a restart to "
+             "change."},
     {.name = "retry",
      .type = OPT_GROUP,
      .offset = offsetof(struct config, retry),
@@ -221,6 +229,10 @@ const struct option config_top_table[] = {
      .type = OPT_GROUP,
      .choices = log_type,
      .help = "Which files of a source go to which destination, as what, and what becomes of the file."},
+    {.name = "pipelines",
+     .type = OPT_GROUP,
+     .choices = map_type,
+     .help = "SQL scripts that run in a destination after loads, on a schedule, or by `chute pipeline NAME`; by name."},
     {.name = NULL}};
 
 static const char *const driver_type[] = {"type name", NULL};
@@ -239,14 +251,54 @@ const struct option config_dest_table[] = {
      .offset = offsetof(struct config_dest, retry),
      .sub = config_retry_table,
      .help = "As the global `retry`; what is not given here is taken from there."},
+    {.name = "init",
+     .type = OPT_PATHS,
+     .offset = offsetof(struct config_dest, init),
+     .default_text = "[]",
+     .help = "SQL files that run in one transaction when chute has connected, before it loads anything (types that run "
+             "scripts: see `pipelines`). They run at every start: write them so that a second run changes nothing."},
     {.name = NULL}};
 
-static const char *const format_words[] = {"csv", NULL};
+#define PIPELINE(member) offsetof(struct pipeline_draft, member)
+const struct option config_pipeline_table[] = {
+    {.name = "in",
+     .type = OPT_STRING,
+     .offset = PIPELINE(in),
+     .flags = OPT_REQUIRED,
+     .help = "Name of the destination that the scripts run in."},
+    {.name = "sql",
+     .type = OPT_PATHS,
+     .offset = PIPELINE(pipeline.sql),
+     .flags = OPT_REQUIRED,
+     .help = "SQL files, run in this order in one transaction: all of them, or nothing. They are read when they run."},
+    {.name = "every",
+     .type = OPT_STRING,
+     .offset = PIPELINE(every),
+     .default_text = "",
+     .help = "Run when the last run, whatever its reason, began this long ago, such as `1h`; what was missed while "
+             "chute was down is run once."},
+    {.name = "cron",
+     .type = OPT_STRING,
+     .offset = PIPELINE(pipeline.cron_text),
+     .default_text = "",
+     .help = "Run at these times: minute, hour, day of the month, month, day of the week, such as `30 3 * * 1-5`, by "
+             "the clock of `timezone`; what was missed while chute was down is run once. What falls into the hour that "
+             "is left out when clocks are put forward comes at its end; what falls into the one that comes twice comes "
+             "the first time, or both times if the hour is `*`."},
+    {.name = "settings",
+     .type = OPT_PAIRS,
+     .offset = PIPELINE(settings),
+     .default_text = "{}",
+     .help = "What the scripts can ask for: in PostgreSQL `current_setting('chute.NAME', true)`, in SQLite "
+             "`chute_setting('NAME')`, NULL if it is not set."},
+    {.name = NULL}};
+
+static const char *const format_words[] = {"csv", "json", "raw", NULL};
 static const char *const load_words[] = {"replace", "append", "upsert", "keep_first", "newest", NULL};
 static const char *const schema_words[] = {"reject", "add_columns", "recreate", NULL};
-static const char *const names_words[] = {"keep", "snake", "keboola", NULL};
+static const char *const names_words[] = {"keep", "snake", "keboola", "blob", NULL};
 static const char *const duplicate_words[] = {"skip", "reload", NULL};
-static const char *const changed_words[] = {"reject", "tail", "again", NULL};
+static const char *const changed_words[] = {"reject", "tail", "again", "version", "overwrite", NULL};
 static const char *const reject_word[] = {"reject_file", NULL};
 static const char *const success_words[] = {"keep", "delete", NULL};
 static const char *const failure_words[] = {"keep", NULL};
@@ -294,7 +346,8 @@ const struct option config_flow_table[] = {
      .type = OPT_STRINGS,
      .offset = FLOW(include),
      .default_text = "[\"**/*.csv{,.gz,.zst}\"]",
-     .help = "Globs on the path below the root. `*` does not cross `/`, `**` does. Dotfiles and temporary names "
+     .help = "Globs on the path below the root; for `format: json` `**/*.{json,jsonl,ndjson}{,.gz,.zst}` by default. "
+             "`*` does not cross `/`, `**` does. Dotfiles and temporary names "
              "(`*.part`, `*.tmp`, `*~` and the like) are never taken."},
     {.name = "exclude",
      .type = OPT_STRINGS,
@@ -306,14 +359,36 @@ const struct option config_flow_table[] = {
      .offset = FLOW(format),
      .default_text = "csv",
      .choices = format_words,
-     .help = "What the files are. Compression (gzip, zstd) is told by content."},
+     .help =
+         "What the files are: `csv`, `json` (one event, an array of events, or one event a line; see `records`), or "
+         "`raw`: any file, for destinations that take files as they are. Compression of csv and json (gzip, zstd) is "
+         "told by content."},
     {.name = "csv", .type = OPT_GROUP, .offset = FLOW(csv), .sub = csv_option_table, .help = "How CSV is read."},
+    {.name = "records",
+     .type = OPT_GROUP,
+     .choices = log_type,
+     .help =
+         "Rules for `format: json`: what becomes of an event. The first rule whose `when` matches takes it; an event "
+         "that no rule takes is bad."},
+    {.name = "max_event",
+     .type = OPT_SIZE,
+     .offset = FLOW(events.max_event),
+     .default_text = "1MiB",
+     .min = 64,
+     .max = MAX_EVENT_MAX,
+     .help = "`format: json`: a longer event is an error with its place, not an allocation."},
     {.name = "bucket",
      .type = OPT_STRING,
      .offset = FLOW(space),
      .help =
          "Template of the bucket that the table lies in (destinations of type keboola); the placeholders are those of "
          "`table`."},
+    {.name = "schema",
+     .type = OPT_STRING,
+     .offset = FLOW(space),
+     .help =
+         "Template of the schema that the table lies in (destinations of type postgres); the placeholders are those "
+         "of `table`. Without it: the `schema` of the destination."},
     {.name = "table",
      .type = OPT_STRING,
      .offset = FLOW(table),
@@ -321,22 +396,37 @@ const struct option config_flow_table[] = {
      .help =
          "Template of the table's name. Of `x/y/t.a.csv.gz`: `{folder}` x_y, `{name}` t.a.csv.gz, `{stem}` t.a, "
          "`{first}` t, `{ext}` csv, `{path}` all of it, `{path_stem}` x_y_t.a; and `{flow}`, `{host}`, `{port}` (of "
-         "a server). Without one of them all files go to one table."},
+         "a server). Without one of them all files go to one table. With `format: json` it is only a name for the "
+         "flow in receipts, `{flow}` by default: the rules of `records` name the tables."},
+    {.name = "blob",
+     .type = OPT_STRING,
+     .offset = FLOW(table),
+     .help =
+         "Template of the blob's name, for `format: raw` instead of `table`; `{path}` by default. A part between two "
+         "slashes that is left empty becomes `none`."},
     {.name = "names",
      .type = OPT_ENUM,
      .offset = FLOW(plan.names),
      .default_text = "keep",
      .choices = names_words,
-     .help = "How names of tables and columns are made legal: `keep` changes nothing, `snake` gives lower-case words "
-             "joined by "
-             "`_`, `keboola` leaves ASCII letters, digits and `_`, accents removed."},
+     .help =
+         "How names of tables and columns are made legal: `keep` changes nothing, `snake` gives lower-case words "
+         "joined by "
+         "`_`, `keboola` leaves ASCII letters, digits and `_`, accents removed; `blob` makes `-` of every character "
+         "that is no ASCII letter, digit, `.`, `-`, `_` or space."},
     {.name = "load",
      .type = OPT_ENUM,
      .offset = FLOW(plan.mode),
      .default_text = "replace",
      .choices = load_words,
      .help = "What a file does to its table: `replace` all rows, `append`, `upsert` by key, keep the row that came "
-             "first, or keep the newest."},
+             "first, or keep the newest. With `format: json` the default of its rules, and `append` itself."},
+    {.name = "require",
+     .type = OPT_STRINGS,
+     .offset = FLOW(require),
+     .default_text = "[]",
+     .help = "Columns, as files name them, without which a file is quarantined; those of `key`, `order_by` and `types` "
+             "are required in any case."},
     {.name = "key",
      .type = OPT_STRINGS,
      .offset = FLOW(plan.key),
@@ -386,7 +476,8 @@ const struct option config_flow_table[] = {
      .default_text = "reject",
      .choices = changed_words,
      .help = "A changed file whose rows were appended: quarantine it, append what is new at its end, or append all "
-             "of it again (`load: append` only)."},
+             "of it again (`load: append` only). A changed file that is a blob: keep its old bytes as a snapshot "
+             "(`version`), or not (`overwrite`)."},
     {.name = "after_success",
      .type = OPT_ENUM_OR,
      .offset = FLOW(after_success),
@@ -410,10 +501,18 @@ const struct option config_flow_table[] = {
      .choices = delete_words,
      .help = "The user removed the file: its table stays, is dropped, or is emptied. What chute itself moved or "
              "deleted never counts."},
+    {.name = "then",
+     .type = OPT_STRINGS,
+     .offset = FLOW(then),
+     .default_text = "[]",
+     .help =
+         "Pipelines that run after a load, in this order. Many loads at once are followed by one run; a load during "
+         "a run by one more."},
     {.name = "incomplete_after",
      .type = OPT_DURATION,
      .offset = FLOW(incomplete_after),
      .default_text = "5s",
      .max = 30 * DAY,
-     .help = "A file that ends early is quarantined when it has not changed for so long."},
+     .help = "Pipelines that run after a load, in the order in which `pipelines` has them. Many loads at once are "
+             "followed by one run; a load during a run by one more."},
     {.name = NULL}};

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-const char *const config_profiles[] = {"file2sql", "keboola", NULL};
+const char *const config_profiles[] = {"file2sql", "keboola", "titles", "events", NULL};
 
 /* What the profile says beyond the defaults of its destination: option, value. */
 static const char *const file2sql_options[] = {"row_number",       "index",    "on_delete", "drop",
@@ -106,9 +106,92 @@ static const char keboola_text[] =
     "    after_success: keep            # keep, delete, or {move: done}\n"
     "    after_failure: keep            # or {move: failed}\n";
 
+/* The rules are those of the text: quick_flow() reads them there. */
+static const char *const events_options[] = {
+    "format", "json", "after_success", "{move: completed}", "after_failure", "{move: invalid}", NULL};
+
+static const char events_text[] =
+    "# chute, profile events: an inbox of JSON events as tables, each event once, whatever the order they arrive in.\n"
+    "#\n"
+    "#   export EVENTS_DB=postgres://etl@localhost/events PGPASSWORD=...\n"
+    "#   mkdir -p inbox && chute check -c chute.yaml --connect && chute run -c chute.yaml\n"
+    "#   cp event.json inbox/  &&  psql \"$EVENTS_DB\" -c 'TABLE cards'\n"
+    "#\n"
+    "# A file is one event, an array of events, or one event a line. `records` says which table an event is a row of, "
+    "and\n"
+    "# where its values are (JSON Pointer). Loaded files go to completed/, those that can't be loaded to invalid/ with "
+    "their\n"
+    "# reason beside them; a file that is still being written is waited for. Relative paths are relative to the folder "
+    "of\n"
+    "# this file. All options: docs/configuration.md, docs/events.md or `chute help NAME`.\n"
+    "\n"
+    "state: .chute                      # ledger, quarantine and control socket\n"
+    "\n"
+    "log:\n"
+    "  - {to: stderr, level: info, format: text}\n"
+    "  # - {to: chute.log, level: info, format: json, rotate_size: 100MiB, rotate_keep: 5}\n"
+    "\n"
+    "# http: {listen: \"127.0.0.1:9180\"}  # /healthz /readyz /metrics /api/v1/status\n"
+    "\n"
+    "sources:\n"
+    "  inbox:\n"
+    "    type: directory\n"
+    "    path: inbox                    # watched with all its folders\n"
+    "\n"
+    "destinations:\n"
+    "  dwh:\n"
+    "    type: postgres\n"
+    "    url: \"${EVENTS_DB:-postgres://localhost/events}\"   # password: PGPASSWORD, ~/.pgpass, or password_file: "
+    "here\n"
+    "    schema: public                 # of the tables, and of chute's own\n"
+    "  # dwh: {type: sqlite, path: warehouse.db}            # instead: one file, no server\n"
+    "\n"
+    "flows:\n"
+    "  - name: events\n"
+    "    from: inbox\n"
+    "    to: dwh\n"
+    "    include: [\"**/*.{json,jsonl,ndjson}{,.gz,.zst}\"]\n"
+    "    format: json\n"
+    "    max_event: 1MiB                # a longer event is an error\n"
+    "    after_success: {move: completed}\n"
+    "    after_failure: {move: invalid} # with the reason beside it\n"
+    "    bad_rows: reject_file          # one bad event rejects its file; or {skip: N}: the others are loaded\n"
+    "    records:                       # the first rule whose `when` matches takes the event; none is an error\n"
+    "      - when: {/metadata/type: user}\n"
+    "        table: users\n"
+    "        columns:\n"
+    "          external_id: {from: /payload/id, type: bigint, required: true}\n"
+    "          name:        {from: /payload/name}\n"
+    "          address:     {from: /payload/address}\n"
+    "          job:         {from: /payload/job}\n"
+    "          score:       {from: /payload/score, type: double}\n"
+    "          event_at:    {from: /metadata/event_at, type: timestamp, required: true}\n"
+    "          event_id:    {from: /metadata/event_id}\n"
+    "          raw:         {from: \"\", type: json}       # the whole event, as it came\n"
+    "        key: [external_id]\n"
+    "        load: keep_first           # the earliest event of a user stays; newest: the latest wins\n"
+    "        order_by: [event_at]\n"
+    "      - when: {/metadata/type: card}\n"
+    "        table: cards\n"
+    "        columns:\n"
+    "          external_id: {from: /payload/id, type: bigint, required: true}\n"
+    "          user_id:     {from: /payload/user_id, type: bigint, required: true}\n"
+    "          created_by_name: {from: /payload/created_by_name}\n"
+    "          active:      {from: /payload/active, type: boolean, default: false}\n"
+    "          created_at:  {from: /payload/created_at, type: timestamp}\n"
+    "          updated_at:  {from: /payload/updated_at, type: timestamp}\n"
+    "          event_at:    {from: /metadata/event_at, type: timestamp, required: true}\n"
+    "          event_id:    {from: /metadata/event_id}\n"
+    "          raw:         {from: \"\", type: json}\n"
+    "        key: [external_id]\n"
+    "        load: newest               # insert, or update if the event is newer than the stored one\n"
+    "        order_by: [event_at, updated_at]\n";
+
 static const struct profile profiles[] = {
-    {"file2sql", "sqlite", file2sql_options, file2sql_text},
-    {"keboola", "keboola", keboola_options, keboola_text},
+    {"file2sql", "sqlite", file2sql_options, file2sql_text, NULL},
+    {"keboola", "keboola", keboola_options, keboola_text, NULL},
+    {"titles", "postgres", titles_options, titles_text, titles_files},
+    {"events", NULL, events_options, events_text, NULL},
 };
 
 const struct profile *profile_find(const char *name)
@@ -123,4 +206,10 @@ const char *config_profile_text(const char *profile)
 {
     const struct profile *p = profile != NULL ? profile_find(profile) : NULL;
     return p != NULL ? p->text : NULL;
+}
+
+const char *const *config_profile_files(const char *profile)
+{
+    const struct profile *p = profile != NULL ? profile_find(profile) : NULL;
+    return p != NULL ? p->files : NULL;
 }

@@ -25,11 +25,6 @@ static bool profile_check(struct reader *r, const char *profile)
     return false;
 }
 
-static bool is_later_scheme(const char *url)
-{
-    return strncmp(url, "postgres:", 9) == 0 || strncmp(url, "postgresql:", 11) == 0 || strncmp(url, "azblob:", 7) == 0;
-}
-
 static const struct dest_ops *find_scheme(struct reader *r, const struct config_drivers *drivers, const char *url)
 {
     char shown[80], known[256] = "";
@@ -49,8 +44,8 @@ static const struct dest_ops *find_scheme(struct reader *r, const struct config_
     if (scheme != NULL)
         reader_problem(r, 0, 0, "--to: expected a URL that begins with %s; found '%s'%s", known,
                        text_printable(scheme, shown, sizeof(shown)),
-                       is_later_scheme(url) ? ", which this version of chute does not have"
-                                            : "; a SQLite file is written sqlite:PATH");
+                       strncmp(url, "azblob:", 7) == 0 ? ", which this version of chute does not have"
+                                                       : "; a SQLite file is written sqlite:PATH");
     return NULL;
 }
 
@@ -141,6 +136,9 @@ static void quick_space(struct reader *r, struct config_flow *flow, const char *
 {
     const char *dot = table != NULL ? strchr(table, '.') : NULL;
 
+    if (dot == NULL &&
+        options_member(flow->dest->ops->options, flow->dest->options, flow->dest->ops->space_word, OPT_STRING) != NULL)
+        return; /* the destination has a place for tables that nobody says more about */
     if (dot == NULL || dot == table || dot[1] == '\0') {
         reader_problem(r, 0, 0,
                        "--table: a %s destination needs %s and table, such as --table sales.orders or "
@@ -152,6 +150,18 @@ static void quick_space(struct reader *r, struct config_flow *flow, const char *
     flow->table = arena_strdup(r->arena, dot + 1);
     if (flow->space == NULL || flow->table == NULL)
         reader_nomem(r);
+}
+
+/* The rules of a profile stand in its text. */
+static void quick_records(struct reader *r, struct flow_draft *draft, const struct profile *profile, const char *where)
+{
+    const struct node *top = node_parse(r, profile->text, strlen(profile->text), true);
+    const struct node *flows = node_get(top, "flows");
+    const struct node *records = flows != NULL && flows->first != NULL ? node_get(flows->first, "records") : NULL;
+
+    json_defaults(r, draft, NULL);
+    if (records != NULL)
+        records_read(r, &draft->flow, records, where);
 }
 
 static void quick_flow(struct reader *r, struct config *c, const struct config_quick *quick)
@@ -168,7 +178,7 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
     const struct profile *profile = quick->profile != NULL ? profile_find(quick->profile) : NULL;
     draft.flow.source = &c->sources[0];
     draft.flow.dest = &c->dests[0];
-    if (profile != NULL && strcmp(profile->dest_type, draft.flow.dest->ops->type) != 0) {
+    if (profile != NULL && profile->dest_type != NULL && strcmp(profile->dest_type, draft.flow.dest->ops->type) != 0) {
         reader_problem(r, 0, 0, "--profile: %s is for destinations of type %s, and --to is one of type %s",
                        profile->name, profile->dest_type, draft.flow.dest->ops->type);
         return;
@@ -176,12 +186,13 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
     for (const char *const *pair = profile != NULL ? profile->options : NULL; pair != NULL && pair[0] != NULL;
          pair += 2)
         options_set(r, config_flow_table, &draft, pair[0], pair[1], quick->profile);
-    draft.flow.name = quick->is_load ? "load" : draft.flow.dest->ops->quick_flow;
+    /* A profile's own name, as in the file that `chute init` writes. */
+    draft.flow.name = quick->is_load ? "load" : profile != NULL ? profile->name : draft.flow.dest->ops->quick_flow;
     draft.flow.plan.flow = draft.flow.name;
     if (quick->is_load) {
         draft.flow.include = (struct option_strings){NULL, 0};
         /* The root is "/": the whole path would be a table's name nobody asked for. */
-        draft.flow.table = "{stem}";
+        draft.flow.table = draft.flow.format == FORMAT_RAW ? "{name}" : "{stem}";
     }
     /* Without a configuration that says so nothing is ever dropped; and load has nothing to watch for removal. */
     if (quick->profile == NULL || quick->is_load)
@@ -192,8 +203,10 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
     if (quick->is_load && draft.flow.dest->ops->space_word != NULL)
         quick_space(r, &draft.flow, quick->table);
     /* `replace` would leave the rows of one file alone in a table that several were meant for */
-    if (quick->is_load && draft.flow.table != NULL && flow_is_constant(&draft.flow))
+    if (quick->is_load && draft.flow.table != NULL && draft.flow.format != FORMAT_RAW && flow_is_constant(&draft.flow))
         options_set(r, config_flow_table, &draft, "load", "append", "load");
+    if (draft.flow.format == FORMAT_JSON)
+        quick_records(r, &draft, profile, where);
     if (r->failed || r->problem_count > 0 || !flow_check(r, &draft.flow, NULL, where))
         return;
     c->flows[0] = draft.flow;

@@ -55,18 +55,24 @@ size_t config_sections(const struct config_drivers *drivers, struct config_secti
                 drivers->dests[i]->options);
     n = add(sections, max, n, "flows[]", "Which files go where, as what, and what becomes of them.", config_flow_table);
     for (const struct option *o = config_flow_table; o->name != NULL; o++)
-        if (o->type == OPT_GROUP)
+        if (o->type == OPT_GROUP && o->sub != NULL)
             n = add(sections, max, n, "flows[].csv", o->help, o->sub);
-    return n;
+    n = add(sections, max, n, "flows[].records[]", "One rule of `records`, for flows with `format: json`.",
+            config_record_table);
+    n = add(sections, max, n, "flows[].records[].columns.NAME", "A column of a rule of `records`.",
+            config_record_column_table);
+    return add(sections, max, n, "pipelines.NAME", "SQL scripts that run in a destination.", config_pipeline_table);
 }
 
 static void add_type(struct buf *b, const struct option *o)
 {
-    static const char *const words[] = {
-        [OPT_STRING] = "text",        [OPT_PATH] = "path",        [OPT_SECRET] = "secret",
-        [OPT_BOOL] = "true or false", [OPT_INT] = "whole number", [OPT_SIZE] = "size",
-        [OPT_DURATION] = "duration",  [OPT_CHAR] = "character",   [OPT_STRINGS] = "list of texts",
-        [OPT_FLOAT] = "number",       [OPT_GROUP] = "mapping",    [OPT_TYPES] = "text, infer, {column: type}"};
+    static const char *const words[] = {[OPT_STRING] = "text",           [OPT_PATH] = "path",
+                                        [OPT_SECRET] = "secret",         [OPT_BOOL] = "true or false",
+                                        [OPT_INT] = "whole number",      [OPT_SIZE] = "size",
+                                        [OPT_DURATION] = "duration",     [OPT_CHAR] = "character",
+                                        [OPT_STRINGS] = "list of texts", [OPT_FLOAT] = "number",
+                                        [OPT_GROUP] = "mapping",         [OPT_TYPES] = "text, infer, {column: type}",
+                                        [OPT_PATHS] = "list of paths",   [OPT_PAIRS] = "mapping of texts"};
 
     if (o->type != OPT_ENUM && o->type != OPT_ENUM_OR && !(o->type == OPT_GROUP && o->sub == NULL))
         buf_adds(b, words[o->type]);
@@ -234,6 +240,10 @@ static bool is_section(const char *title, const char *name)
         return true;
     if (strcmp(title, "flows[].csv") == 0)
         return strcmp(name, "flows.csv") == 0 || strcmp(name, "csv") == 0;
+    if (strcmp(title, "flows[].records[]") == 0)
+        return strcmp(name, "flows.records") == 0 || strcmp(name, "records") == 0;
+    if (strcmp(title, "flows[].records[].columns.NAME") == 0)
+        return strcmp(name, "records.columns") == 0 || strcmp(name, "columns") == 0;
     return strlen(name) == n && strncmp(title, name, n) == 0;
 }
 

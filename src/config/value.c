@@ -298,6 +298,58 @@ static void read_strings(struct reader *r, const struct node *node, const char *
     ret->count = count;
 }
 
+static void read_paths(struct reader *r, const struct node *node, const char *where, struct option_strings *ret)
+{
+    struct option_strings texts = {NULL, 0};
+
+    read_strings(r, node, where, &texts);
+    const char **items = arena_alloc(r->arena, (texts.count + 1) * sizeof(*items));
+    if (items == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    for (size_t i = 0; i < texts.count; i++) {
+        if (texts.items[i][0] == '\0') {
+            wrong(r, node, where, "a path in this list", "");
+            return;
+        }
+        if ((items[i] = path_absolute(r->arena, r->folder, texts.items[i])) == NULL) {
+            reader_nomem(r);
+            return;
+        }
+    }
+    *ret = (struct option_strings){texts.count > 0 ? items : NULL, texts.count};
+}
+
+static void read_pairs(struct reader *r, const struct node *node, const char *where, struct option_pairs *ret)
+{
+    size_t count = 0;
+
+    if (node->kind != NODE_MAPPING) {
+        wrong(r, node, where, "a mapping such as {name: text}", "");
+        return;
+    }
+    struct option_pair *items = arena_alloc(r->arena, (node->count + 1) * sizeof(*items));
+    if (items == NULL) {
+        reader_nomem(r);
+        return;
+    }
+    for (const struct node *n = node->first; n != NULL; n = n->next) {
+        char shown[64];
+        const char *place = reader_printf(r, "%s.%s", where, text_printable(n->key, shown, sizeof(shown)));
+        const char *text = place != NULL ? scalar_text(r, n, place, "a text") : NULL;
+        if (text == NULL)
+            continue;
+        items[count].name = arena_strdup(r->arena, n->key);
+        items[count].value = text;
+        if (items[count++].name == NULL) {
+            reader_nomem(r);
+            return;
+        }
+    }
+    *ret = (struct option_pairs){count > 0 ? items : NULL, count};
+}
+
 static void read_type_map(struct reader *r, const struct node *node, const char *where, struct option_types *ret)
 {
     size_t count = 0;
@@ -391,6 +443,12 @@ static void read_value(struct reader *r, const struct option *o, void *base, con
     case OPT_STRINGS:
         read_strings(r, node, where, ret);
         break;
+    case OPT_PATHS:
+        read_paths(r, node, where, ret);
+        break;
+    case OPT_PAIRS:
+        read_pairs(r, node, where, ret);
+        break;
     case OPT_TYPES:
         read_types(r, node, where, ret);
         break;
@@ -436,7 +494,8 @@ static void read_default(struct reader *r, const struct option *o, void *base, c
 {
     struct node scalar = {.kind = NODE_SCALAR, .text = text, .is_plain = true, .is_final = true};
     const struct node *node = &scalar;
-    bool is_list = o->type == OPT_STRINGS || ((o->type == OPT_TYPES || o->type == OPT_ENUM_OR) && text[0] == '{');
+    bool is_list = o->type == OPT_STRINGS || o->type == OPT_PATHS || o->type == OPT_PAIRS ||
+                   ((o->type == OPT_TYPES || o->type == OPT_ENUM_OR) && text[0] == '{');
 
     if (is_list)
         node = node_parse(r, text, strlen(text), true);
@@ -609,6 +668,7 @@ static uint64_t hash_value(uint64_t hash, const struct option *o, const void *ba
 {
     const void *value = (const char *)base + o->offset;
     const struct option_strings *strings = value;
+    const struct option_pairs *pairs = value;
 
     switch (o->type) {
     case OPT_STRING:
@@ -627,7 +687,13 @@ static uint64_t hash_value(uint64_t hash, const struct option *o, const void *ba
         return hash_bytes(hash, value, 8);
     case OPT_ENUM:
         return hash_bytes(hash, value, sizeof(int));
+    case OPT_PAIRS:
+        hash = hash_bytes(hash, &pairs->count, sizeof(pairs->count));
+        for (size_t i = 0; i < pairs->count; i++)
+            hash = hash_text(hash_text(hash, pairs->items[i].name), pairs->items[i].value);
+        return hash;
     case OPT_STRINGS:
+    case OPT_PATHS:
         hash = hash_bytes(hash, &strings->count, sizeof(strings->count));
         for (size_t i = 0; i < strings->count; i++)
             hash = hash_text(hash, strings->items[i]);

@@ -24,6 +24,7 @@
 /* A file that went aside, or stands before it. */
 struct aside {
     int folder;       /* where it lives */
+    bool is_borrowed; /* FOLDER belongs to a memo */
     const char *name; /* its own */
     int fd;           /* reads it; O_PATH if it can't be read */
     bool can_read;
@@ -57,8 +58,27 @@ static void release(struct aside *a)
     }
     if (a->fd >= 0)
         close(a->fd); /* ends the lease */
-    if (a->folder >= 0)
+    if (a->folder >= 0 && !a->is_borrowed)
         close(a->folder);
+}
+
+/* The folder of PATH, its last segment into a->name. As folder_parent(), which it asks where MEMO does not know. */
+static int find_folder(struct aside *a, struct finish_memo *memo, int dirfd, const char *path)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    if (memo == NULL || slash == NULL || (size_t)(slash - path) >= sizeof folder)
+        return folder_parent(dirfd, path, &a->name);
+    snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
+    int fd = folder_recall(&memo->source, dirfd, folder);
+    a->is_borrowed = fd >= 0;
+    if (a->is_borrowed) {
+        a->name = slash + 1;
+        return fd;
+    }
+    fd = folder_parent(dirfd, path, &a->name);
+    a->is_borrowed = fd >= 0 && folder_remember(&memo->source, dirfd, folder, fd);
+    return fd;
 }
 
 static bool is_version(const struct stat *st, const struct file_id *id)
@@ -200,10 +220,11 @@ static enum err_code check_aside(const struct aside *a, const struct file_id *id
 }
 
 /* Find the file, check it, hide it, check it again. After a failure nothing is held, and the file has its name. */
-static enum err_code take_aside(struct aside *a, int dirfd, const char *path, const struct file_id *id, struct err *err)
+static enum err_code take_aside(struct aside *a, struct finish_memo *memo, int dirfd, const char *path,
+                                const struct file_id *id, struct err *err)
 {
     *a = (struct aside){.fd = -1, .hold = -1};
-    a->folder = folder_parent(dirfd, path, &a->name);
+    a->folder = find_folder(a, memo, dirfd, path);
     if (a->folder < 0) {
         a->is_gone = errno == ENOENT;
         if (a->is_gone)
@@ -231,10 +252,11 @@ static enum err_code take_aside(struct aside *a, int dirfd, const char *path, co
     return code;
 }
 
-enum err_code finish_delete(int dirfd, const char *path, const struct file_id *id, struct err *err)
+enum err_code finish_delete(struct finish_memo *memo, int dirfd, const char *path, const struct file_id *id,
+                            struct err *err)
 {
     struct aside a;
-    enum err_code code = take_aside(&a, dirfd, path, id, err);
+    enum err_code code = take_aside(&a, memo, dirfd, path, id, err);
     if (code != ERR_NONE || a.is_gone)
         return code;
     /* Not synced: what a power cut brings back is met by the next scan and known from the ledger. */
@@ -246,8 +268,30 @@ enum err_code finish_delete(int dirfd, const char *path, const struct file_id *i
     return code;
 }
 
-enum err_code finish_move(int dirfd, const char *path, const struct file_id *id, const char *target_dir, bool flat,
-                          char *ret_place, struct err *err)
+/* FOLDERS below TARGET_DIR, made if missing. -1: ERR. */
+static int open_target(struct finish_memo *memo, const char *target_dir, const char *folders, bool *ret_borrowed,
+                       struct err *err)
+{
+    char whole[PATH_MAX];
+    bool is_short = snprintf(whole, sizeof whole, "%s/%s", target_dir, folders) < (int)sizeof whole;
+    struct finish_folder *known = memo != NULL && is_short ? &memo->target : NULL;
+    int target = folder_recall(known, -1, whole);
+    *ret_borrowed = target >= 0;
+    if (*ret_borrowed)
+        return target;
+    int base = folder_make(target_dir);
+    target = base < 0 ? -1 : folder_walk(base, folders, true);
+    if (target < 0)
+        err_set(err, ERR_SYSTEM, true, "move to %s: make the folder %s: %s", target_dir,
+                base < 0 ? target_dir : folders, strerror(errno));
+    if (base >= 0)
+        close(base);
+    *ret_borrowed = target >= 0 && folder_remember(known, -1, whole, target);
+    return target;
+}
+
+enum err_code finish_move(struct finish_memo *memo, int dirfd, const char *path, const struct file_id *id,
+                          const char *target_dir, bool flat, char *ret_place, struct err *err)
 {
     char folders[PATH_MAX] = "", name[NAME_MAX + 1];
     const char *slash = strrchr(path, '/');
@@ -257,17 +301,12 @@ enum err_code finish_move(int dirfd, const char *path, const struct file_id *id,
         snprintf(folders, sizeof folders, "%.*s", (int)(slash - path), path) >= (int)sizeof folders)
         return err_set(err, ERR_SYSTEM, false, "move to %s: the path is too long", target_dir);
     /* The target first: a full or forbidden one must not make the file go aside and back with every attempt. */
-    int base = folder_make(target_dir);
-    int target = base < 0 ? -1 : folder_walk(base, folders, true);
-    if (target < 0) {
-        err_set(err, ERR_SYSTEM, true, "move to %s: make the folder %s: %s", target_dir,
-                base < 0 ? target_dir : folders, strerror(errno));
-        if (base >= 0)
-            close(base);
+    bool is_borrowed;
+    int target = open_target(memo, target_dir, folders, &is_borrowed, err);
+    if (target < 0)
         return ERR_SYSTEM;
-    }
     struct aside a;
-    enum err_code code = take_aside(&a, dirfd, path, id, err);
+    enum err_code code = take_aside(&a, memo, dirfd, path, id, err);
     if (code == ERR_NONE && !a.is_gone) {
         code = place_file(a.hold, a.held, a.can_read ? a.fd : -1, target, a.name, name, err);
         if (code != ERR_NONE) {
@@ -279,9 +318,37 @@ enum err_code finish_move(int dirfd, const char *path, const struct file_id *id,
         }
         release(&a);
     }
-    close(target);
-    close(base);
+    if (!is_borrowed)
+        close(target);
     return code;
+}
+
+void finish_find(const char *target_dir, const char *path, const struct file_id *id, char *ret_place)
+{
+    char folders[PATH_MAX] = "", name[NAME_MAX + 1];
+    const char *slash = strrchr(path, '/'), *last = slash != NULL ? slash + 1 : path;
+    ret_place[0] = '\0';
+    if (slash != NULL)
+        snprintf(folders, sizeof folders, "%.*s", (int)(slash - path), path);
+    int base = open(target_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int target = base < 0 ? -1 : folder_walk(base, folders, false);
+    if (base >= 0)
+        close(base);
+    for (unsigned suffix = 0; target >= 0 && suffix <= SUFFIX_MAX; suffix++) {
+        struct stat st;
+        name_with_suffix(last, suffix, name);
+        if (fstatat(target, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+            break;
+        if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != id->size ||
+            st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec != id->mtime_ns)
+            continue;
+        if (snprintf(ret_place, PATH_MAX, "%s%s%s/%s", target_dir, *folders != '\0' ? "/" : "", folders, name) >=
+            PATH_MAX)
+            ret_place[0] = '\0';
+        break;
+    }
+    if (target >= 0)
+        close(target);
 }
 
 /* What lies in HOLD goes back to FOLDER. Names are read first: renaming while reading may show a name twice. */

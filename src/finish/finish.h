@@ -14,11 +14,28 @@
 
 #include <stddef.h>
 
-/* Delete PATH below DIRFD if it still is ID and nobody writes it. ERR_CHANGED: it is another version
+/*
+ * Folders that were walked to a moment ago, for files that are put away one after the other: most are neighbours.
+ * On one thread, for milliseconds: a folder that is renamed meanwhile stays the one that it was, and only the very
+ * version that was loaded is acted on in there. Keeps two descriptors open until finish_memo_done().
+ */
+struct finish_folder {
+    int fd; /* -1: none */
+    int dirfd;
+    char *path;
+};
+struct finish_memo {
+    struct finish_folder source, target;
+};
+void finish_memo_init(struct finish_memo *memo);
+void finish_memo_done(struct finish_memo *memo);
+
+/* MEMO may be NULL. Delete PATH below DIRFD if it still is ID and nobody writes it. ERR_CHANGED: it is another version
    now, or open for writing, left in place. Already gone: ERR_NONE. "Is ID": inode, size and mtime; ctime changes with
    our own attempts. Who writes is told by a read lease where the kernel grants one; SIGIO is set to be ignored for
    that. */
-enum err_code finish_delete(int dirfd, const char *path, const struct file_id *id, struct err *err);
+enum err_code finish_delete(struct finish_memo *memo, int dirfd, const char *path, const struct file_id *id,
+                            struct err *err);
 
 /*
  * Move it to TARGET_DIR (absolute, made if missing) under its path below the root... last segment only if FLAT.
@@ -27,8 +44,14 @@ enum err_code finish_delete(int dirfd, const char *path, const struct file_id *i
  * Across file systems: copy, fsync, rename, unlink. Already gone: ERR_NONE and an empty RET_PLACE.
  * ERR_CHANGED as above. ERR_SYSTEM: it has its own name again, and the text says why the target did not take it.
  */
-enum err_code finish_move(int dirfd, const char *path, const struct file_id *id, const char *target_dir, bool flat,
-                          char *ret_place, struct err *err);
+enum err_code finish_move(struct finish_memo *memo, int dirfd, const char *path, const struct file_id *id,
+                          const char *target_dir, bool flat, char *ret_place, struct err *err);
+
+/*
+ * Where finish_move() of before a kill brought PATH: the name, or NAME.1 …, that holds a file of this size and time.
+ * RET_PLACE (PATH_MAX bytes) is "" where there is none. Nothing is changed.
+ */
+void finish_find(const char *target_dir, const char *path, const struct file_id *id, char *ret_place);
 
 /*
  * Private sibling names left by a kill: put them back under their own names, or, where those were given away

@@ -3,6 +3,7 @@
 #define CHUTE_FINISH_INTERNAL_H
 
 #include "err.h"
+#include "finish.h"
 
 #include <limits.h>
 #include <stdbool.h>
@@ -17,7 +18,13 @@ int folder_parent(int dirfd, const char *path,
                   const char **ret_name);                /* of PATH's last segment; ELOOP: a link is in the way */
 int folder_walk(int dirfd, const char *path, bool make); /* PATH "" is DIRFD itself */
 int folder_make(const char *absolute);                   /* with the folders above; links are the operator's own */
-bool folder_sync(int folder);                            /* fsync; false with errno */
+/*
+ * The descriptor that F has of PATH below DIRFD (-1 for an absolute one), which stays its own; -1: none, or F is NULL.
+ * remember() gives it FD; false: FD is still the caller's to close.
+ */
+int folder_recall(const struct finish_folder *f, int dirfd, const char *path);
+bool folder_remember(struct finish_folder *f, int dirfd, const char *path, int fd);
+bool folder_sync(int folder); /* fsync; false with errno */
 
 /* Rename that fails with EEXIST instead of replacing, also where the file system has no such thing itself. */
 bool rename_new(int from_folder, const char *from, int to_folder, const char *to);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,14 +30,14 @@ bool folder_sync(int folder)
 /* The folder SEGMENT of FOLDER; takes FOLDER over. */
 static int enter(int folder, const char *segment, bool make)
 {
-    int fd = -1;
-    bool is_made = make && mkdirat(folder, segment, 0777) == 0;
-    if (is_made && !folder_sync(folder))
-        goto leave;
-    if (make && !is_made && errno != EEXIST)
-        goto leave;
-    fd = openat(folder, segment, FOLDER_FLAGS | O_NOFOLLOW);
     struct stat st;
+    int fd = openat(folder, segment, FOLDER_FLAGS | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT && make) {
+        bool is_made = mkdirat(folder, segment, 0777) == 0;
+        if (is_made ? !folder_sync(folder) : errno != EEXIST)
+            goto leave;
+        fd = openat(folder, segment, FOLDER_FLAGS | O_NOFOLLOW);
+    }
     if (fd < 0 && errno == ENOTDIR && fstatat(folder, segment, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode))
         errno = ELOOP;
 leave:;
@@ -115,6 +116,46 @@ int folder_make(const char *absolute)
         fd = next;
     }
     return fd;
+}
+
+/* Is what the memo has of PATH still somewhere? A folder that was removed takes no files any more. */
+static bool is_remembered(const struct finish_folder *f, int dirfd, const char *path)
+{
+    struct stat st;
+    return f->fd >= 0 && f->dirfd == dirfd && strcmp(f->path, path) == 0 && fstat(f->fd, &st) == 0 && st.st_nlink > 0;
+}
+
+int folder_recall(const struct finish_folder *f, int dirfd, const char *path)
+{
+    return f != NULL && is_remembered(f, dirfd, path) ? f->fd : -1;
+}
+
+bool folder_remember(struct finish_folder *f, int dirfd, const char *path, int fd)
+{
+    char *copy = f != NULL ? strdup(path) : NULL;
+    if (copy == NULL)
+        return false;
+    if (f->fd >= 0)
+        close(f->fd);
+    free(f->path);
+    *f = (struct finish_folder){.fd = fd, .dirfd = dirfd, .path = copy};
+    return true;
+}
+
+void finish_memo_init(struct finish_memo *memo)
+{
+    *memo = (struct finish_memo){.source = {.fd = -1}, .target = {.fd = -1}};
+}
+
+void finish_memo_done(struct finish_memo *memo)
+{
+    struct finish_folder *both[] = {&memo->source, &memo->target};
+    for (size_t i = 0; i < 2; i++) {
+        if (both[i]->fd >= 0)
+            close(both[i]->fd);
+        free(both[i]->path);
+    }
+    finish_memo_init(memo);
 }
 
 bool rename_new(int from_folder, const char *from, int to_folder, const char *to)

@@ -27,7 +27,12 @@ enum err_code batch_new(size_t columns, size_t data_bytes, struct batch **ret, s
         batch_free(b);
         return err_nomem(err);
     }
-    b->rows = (struct row_batch){0, columns, b->value, b->length, b->record, b->line, b->offset};
+    b->rows = (struct row_batch){.columns = columns,
+                                 .value = b->value,
+                                 .length = b->length,
+                                 .record = b->record,
+                                 .line = b->line,
+                                 .offset = b->offset};
     *ret = b;
     return ERR_NONE;
 }

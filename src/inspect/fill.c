@@ -250,5 +250,6 @@ void parser_fill(struct parser *p, struct batch *b)
     b->rows.value = b->value;
     b->records = p->record;
     b->odd = p->odd;
+    b->loose = p->loose;
     b->bytes = p->stream != NULL ? p->stream->disk_offset : 0;
 }

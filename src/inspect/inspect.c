@@ -11,7 +11,8 @@ static const char *const encoding_words[] = {"utf-8",      "utf-16", "windows-12
 void inspect_dialect_text(const struct dialect *dialect, char *ret, size_t size)
 {
     char other[2] = {dialect->delimiter, '\0'};
-    const char *word = dialect->delimiter == ','    ? "comma"
+    const char *word = dialect->delimiter == '\0'   ? "json"
+                       : dialect->delimiter == ','  ? "comma"
                        : dialect->delimiter == ';'  ? "semicolon"
                        : dialect->delimiter == '\t' ? "tab"
                        : dialect->delimiter == '|'  ? "pipe"

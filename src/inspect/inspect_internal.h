@@ -10,6 +10,8 @@
  * kind.c     which kinds of value a column can still have
  * sniff.c    delimiter and header from the head
  * head.c, rows.c  the two public entrances
+ *
+ * Events (format json) have a stream of text as well, and then parts of their own: event_internal.h.
  */
 #ifndef CHUTE_INSPECT_INTERNAL_H
 #define CHUTE_INSPECT_INTERNAL_H
@@ -134,6 +136,7 @@ struct batch {
     bool *has_value;
     uint64_t records;   /* data records up to here */
     uint64_t odd;       /* places up to here where bytes and rows are not the same to everybody, see rows.h */
+    uint64_t loose;     /* and quotes inside unquoted fields */
     uint64_t bytes;     /* of the file, read up to here */
     bool is_last;       /* the text ended, or ERR */
     struct err err;     /* what ended the pass */
@@ -142,6 +145,11 @@ struct batch {
 enum err_code batch_new(size_t columns, size_t data_bytes, struct batch **ret, struct err *err);
 void batch_free(struct batch *b);
 void batch_clear(struct batch *b); /* empty again, a grown buffer given back */
+
+/* ---- rows.c */
+/* BAD is left out if bad_rows allows one more: counted and given to the sink. ERR_INPUT: it does not; ERR_SYSTEM. */
+enum err_code reject_row(struct rows *rows, const struct inspect_options *options, const struct bad_row *bad,
+                         struct err *err);
 
 /* ---- parser.c */
 struct parser {
@@ -201,7 +209,7 @@ struct parser {
     size_t record_start; /* of this record in the batch's data */
     uint64_t record;     /* number of the next data record */
     uint64_t bad_count;
-    uint64_t odd;
+    uint64_t odd, loose;
     bool no_kinds;
     bool header_done;
     /* a pass that nobody takes rows from: good ones are counted and dropped */

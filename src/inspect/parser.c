@@ -329,6 +329,7 @@ static enum err_code strict_stop(struct parser *p, const char *s, size_t n, size
         return err_set(err, ERR_SYSTEM, true, "line %llu: libcsv: %s", (unsigned long long)p->line,
                        csv_strerror(csv_error(&p->csv)));
     if (p->csv.pstate == CSV_FIELD_BEGUN && !p->csv.quoted) {
+        p->loose++;
         p->csv.is_space = not_a_space; /* scan_spaces_matter() counted quotes: from here on it may be wrong */
         csv_set_opts(&p->csv, (unsigned char)(csv_get_opts(&p->csv) & ~CSV_STRICT));
         csv_parse(&p->csv, s + *at, 1, p->on_field, on_row, p);
@@ -511,7 +512,7 @@ void parser_restart(struct parser *p, uint64_t first_offset)
     p->csv.spaces = p->csv.entry_pos = 0;
     p->line = 1;
     p->offset = first_offset;
-    p->line_chars = p->record = p->bad_count = p->odd = 0;
+    p->line_chars = p->record = p->bad_count = p->odd = p->loose = 0;
     p->after_cr = p->in_record = p->row_ended = p->in_quotes = p->in_quoted_field = p->skips_line = false;
     p->header_done = p->has_carry = p->extra_failed = p->skims = false;
     p->valid_to = 0;

@@ -3,6 +3,9 @@
  *
  * Three batches go round: one with the puller, the others full or being filled. A batch that had to grow for a long row
  * is the only grown one, so that memory is bounded by one max_row.
+ *
+ * Without that thread nothing but the place is held before the first pull and after the last one: hundreds of small
+ * files wait for their turn in a commit, and only one at a time is read.
  */
 #include "inspect_internal.h"
 
@@ -22,16 +25,19 @@ struct file_rows {
     struct rows base;
     const struct inspect_options *options;
     int fd;
+    off_t size;
+    bool is_ready; /* there is a parser, it has batches and begins a pass or is in one */
+    bool is_told;  /* the pass has ended well, and all it needed is gone */
     struct text_stream stream;
     bool is_open; /* STREAM */
     struct parser parser;
     struct batch *batches[BATCHES]; /* [0] only when inline */
     size_t batch_count;
-    struct batch *current;        /* the puller's */
-    uint64_t records, bytes, odd; /* up to the end of CURRENT */
-    bool is_over;                 /* CURRENT was the last */
-    struct err pending;           /* what ended the pass, told after the rows before it */
-    struct err failed;            /* what every further call answers */
+    struct batch *current;               /* the puller's */
+    uint64_t records, bytes, odd, loose; /* up to the end of CURRENT */
+    bool is_over;                        /* CURRENT was the last */
+    struct err pending;                  /* what ended the pass, told after the rows before it */
+    struct err failed;                   /* what every further call answers */
     /* the thread; under LOCK: the two queues, and GROWN */
     bool is_threaded, is_running;
     uv_thread_t thread;
@@ -165,21 +171,21 @@ static enum err_code take_full(struct file_rows *r, struct err *err)
     return ERR_NONE;
 }
 
-static enum err_code put_reject(struct file_rows *r, const struct bad_row *bad, struct err *err)
+enum err_code reject_row(struct rows *rows, const struct inspect_options *options, const struct bad_row *bad,
+                         struct err *err)
 {
-    const struct reject_sink *sink = &r->options->sink;
-    r->base.result.rejected++;
+    const struct reject_sink *sink = &options->sink;
+    if (options->skip_bad_rows == 0)
+        return err_set(err, ERR_INPUT, false, "%s", bad->reason);
+    if (rows->result.rejected == options->skip_bad_rows)
+        return err_set(err, ERR_INPUT, false, "%llu bad rows, and bad_rows allows %llu; the last one: %s",
+                       (unsigned long long)(rows->result.rejected + 1), (unsigned long long)options->skip_bad_rows,
+                       bad->reason);
+    rows->result.rejected++;
     if (sink->put != NULL &&
         !sink->put(sink->arg, bad->line, bad->offset, bad->reason, bad->value, bad->length, bad->fields))
         return err_set(err, ERR_SYSTEM, true, "the rejected row can't be kept: %s", bad->reason);
     return ERR_NONE;
-}
-
-static enum err_code too_many(const struct file_rows *r, const char *reason, struct err *err)
-{
-    return err_set(err, ERR_INPUT, false, "%llu bad rows, and bad_rows allows %llu; the last one: %s",
-                   (unsigned long long)(r->base.result.rejected + 1), (unsigned long long)r->options->skip_bad_rows,
-                   reason);
 }
 
 /* What the batch says besides its rows: kinds, progress, rejected rows, the end. */
@@ -193,14 +199,12 @@ static enum err_code take_news(struct file_rows *r, struct err *err)
     r->records = b->records;
     r->bytes = b->bytes;
     r->odd = b->odd;
+    r->loose = b->loose;
     atomic_store_explicit(&r->base.rows_done, b->records, memory_order_relaxed);
     atomic_store_explicit(&r->base.bytes_done, b->bytes, memory_order_relaxed);
-    for (size_t i = 0; i < b->bad_count; i++) {
-        if (r->base.result.rejected == r->options->skip_bad_rows)
-            return too_many(r, b->bad[i].reason, err);
-        if (put_reject(r, &b->bad[i], err) != ERR_NONE)
+    for (size_t i = 0; i < b->bad_count; i++)
+        if (reject_row(&r->base, r->options, &b->bad[i], err) != ERR_NONE)
             return err->code;
-    }
     r->is_over = b->is_last;
     r->pending = b->err;
     return ERR_NONE;
@@ -234,13 +238,23 @@ static enum err_code end_pass(struct file_rows *r, struct err *err)
     r->base.result.records = r->records;
     r->base.result.bytes = r->bytes;
     r->base.result.odd = r->odd;
+    r->base.result.loose = r->loose;
     text_hash(&r->stream, r->base.result.hash);
     return ERR_NONE;
 }
 
+static enum err_code get_ready(struct file_rows *r, struct err *err);
+static void let_go(struct file_rows *r);
+
 static enum err_code next_batch(struct file_rows *r, const struct row_batch **ret_batch, struct err *err)
 {
     static const struct row_batch none;
+    if (r->is_told) {
+        *ret_batch = &none;
+        return ERR_NONE;
+    }
+    if (get_ready(r, err) != ERR_NONE)
+        return err->code;
     give_back(r);
     while (!r->is_over) {
         if (take_full(r, err) != ERR_NONE || take_news(r, err) != ERR_NONE)
@@ -252,7 +266,12 @@ static enum err_code next_batch(struct file_rows *r, const struct row_batch **re
         give_back(r);
     }
     *ret_batch = &none;
-    return end_pass(r, err);
+    if (end_pass(r, err) != ERR_NONE)
+        return err->code;
+    r->is_told = true;
+    if (!r->is_threaded)
+        let_go(r);
+    return ERR_NONE;
 }
 
 static enum err_code rows_next_batch(struct rows *rows, const struct row_batch **ret_batch, struct err *err)
@@ -280,21 +299,15 @@ static enum err_code rows_reject_row(struct rows *rows, size_t row, int column, 
     struct err own;
     if (err == NULL)
         err = &own;
-    if (r->options->skip_bad_rows == 0)
-        err_set(err, ERR_INPUT, false, "%s", text);
-    else if (rows->result.rejected == r->options->skip_bad_rows)
-        too_many(r, text, err);
-    else {
-        const struct bad_row bad = {b->record[row],
-                                    b->line[row],
-                                    b->offset[row],
-                                    text,
-                                    (const char **)(uintptr_t)(b->value + row * b->columns),
-                                    (uint32_t *)(uintptr_t)(b->length + row * b->columns),
-                                    b->columns};
-        if (put_reject(r, &bad, err) == ERR_NONE)
-            return ERR_NONE;
-    }
+    const struct bad_row bad = {b->record[row],
+                                b->line[row],
+                                b->offset[row],
+                                text,
+                                (const char **)(uintptr_t)(b->value + row * b->columns),
+                                (uint32_t *)(uintptr_t)(b->length + row * b->columns),
+                                b->columns};
+    if (reject_row(rows, r->options, &bad, err) == ERR_NONE)
+        return ERR_NONE;
     r->failed = *err;
     return err->code;
 }
@@ -304,6 +317,8 @@ static enum err_code rows_reject_row(struct rows *rows, size_t row, int column, 
 static enum err_code skim_all(struct file_rows *r, const struct rows_skim *skim, struct err *err)
 {
     struct parser *p = &r->parser;
+    if (get_ready(r, err) != ERR_NONE)
+        return err->code;
     p->skims = true;
     p->skim = skim;
     p->stop = skim->stop;
@@ -325,8 +340,9 @@ static enum err_code rows_pass_over(struct rows *rows, const struct rows_skim *s
     struct err own;
     if (err == NULL)
         err = &own;
-    bool has_begun = r->is_running || r->bytes > 0 || r->failed.code != ERR_NONE;
-    if (has_begun || !r->options->no_kinds || !count_knows(&rows->shape->dialect))
+    bool has_begun = r->is_running || r->is_told || r->bytes > 0 || r->failed.code != ERR_NONE;
+    bool no_kinds = r->options->no_kinds || skim->no_kinds;
+    if (has_begun || !no_kinds || !count_knows(&rows->shape->dialect))
         return rows_pull_all(rows, skim, err);
     if (skim_all(r, skim, err) != ERR_NONE)
         r->failed = *err;
@@ -355,7 +371,7 @@ static enum err_code begin(struct file_rows *r, struct err *err)
         r->batches[i]->next = r->free;
         r->free = r->batches[i];
     }
-    r->records = r->bytes = r->odd = 0;
+    r->records = r->bytes = r->odd = r->loose = 0;
     memset(&r->base.result, 0, sizeof r->base.result);
     r->base.bytes_done = r->base.rows_done = 0;
     err_clear(&r->pending);
@@ -371,16 +387,38 @@ static void end(struct file_rows *r)
     r->is_open = false;
 }
 
+/* The next pull begins anew. */
+static void let_go(struct file_rows *r)
+{
+    end(r);
+    for (size_t i = 0; i < BATCHES; i++) {
+        batch_free(r->batches[i]);
+        r->batches[i] = NULL;
+    }
+    r->current = NULL;
+    parser_done(&r->parser);
+    free(r->parser.kinds);
+    free(r->parser.has_value);
+    r->parser.kinds = NULL;
+    r->parser.has_value = NULL;
+    r->is_ready = false;
+}
+
 static enum err_code rows_again(struct rows *rows, struct err *err)
 {
     struct file_rows *r = of(rows);
     struct err own;
     if (err == NULL)
         err = &own;
-    end(r);
     if (r->options->skip_bad_rows > 0 && r->options->sink.restart != NULL)
         r->options->sink.restart(r->options->sink.arg);
-    if (begin(r, err) != ERR_NONE)
+    if (r->is_threaded)
+        end(r);
+    else
+        let_go(r);
+    r->is_told = false;
+    err_clear(&r->failed);
+    if (r->is_threaded ? begin(r, err) != ERR_NONE : get_ready(r, err) != ERR_NONE)
         r->failed = *err;
     return r->failed.code;
 }
@@ -388,12 +426,7 @@ static enum err_code rows_again(struct rows *rows, struct err *err)
 static void rows_done(struct rows *rows)
 {
     struct file_rows *r = of(rows);
-    end(r);
-    for (size_t i = 0; i < BATCHES; i++)
-        batch_free(r->batches[i]);
-    parser_done(&r->parser);
-    free(r->parser.kinds);
-    free(r->parser.has_value);
+    let_go(r);
     uv_cond_destroy(&r->changed);
     uv_mutex_destroy(&r->lock);
     free(r);
@@ -408,6 +441,7 @@ static const struct rows_ops file_rows_ops = {.next = rows_next_batch,
 static void fill_parser(struct file_rows *r, off_t size)
 {
     struct parser *p = &r->parser;
+    memset(p, 0, sizeof *p);
     bool is_plain = r->base.shape->dialect.compression == COMPRESSION_NONE;
     p->csv_options = r->options->csv;
     p->dialect = &r->base.shape->dialect;
@@ -457,6 +491,20 @@ static enum err_code allocate(struct file_rows *r, struct err *err)
     return parser_init(&r->parser, err);
 }
 
+/* Allocate what a pass needs and begin it, if that has not been done. */
+static enum err_code get_ready(struct file_rows *r, struct err *err)
+{
+    if (r->is_ready)
+        return ERR_NONE;
+    fill_parser(r, r->size);
+    if (allocate(r, err) != ERR_NONE || begin(r, err) != ERR_NONE) {
+        let_go(r);
+        return err->code;
+    }
+    r->is_ready = true;
+    return ERR_NONE;
+}
+
 enum err_code inspect_rows(int fd, const struct inspect_options *options, struct shape *shape, struct rows **ret_rows,
                            struct err *err)
 {
@@ -483,8 +531,9 @@ enum err_code inspect_rows(int fd, const struct inspect_options *options, struct
     r->base.shape = shape;
     r->options = options;
     r->fd = fd;
-    fill_parser(r, st.st_size);
-    if (allocate(r, err) != ERR_NONE || begin(r, err) != ERR_NONE) {
+    r->size = st.st_size;
+    fill_parser(r, st.st_size); /* tells whether there will be a thread */
+    if (r->is_threaded && get_ready(r, err) != ERR_NONE) {
         rows_done(&r->base);
         return err->code;
     }

@@ -102,9 +102,10 @@ static enum err_code start(struct text_stream *t, char *buf, size_t size, size_t
             if (n == 0)
                 return plain_read(t, buf, size, ret_size, err);
         } else if (n >= 2 && (memcmp(buf, "\xFF\xFE", 2) == 0 || memcmp(buf, "\xFE\xFF", 2) == 0)) {
-            return err_set(err, ERR_INPUT, false,
-                           "byte offset 0: a UTF-16 byte order mark, expected UTF-8; set csv.encoding: utf-16 for this "
-                           "flow");
+            return err_set(
+                err, ERR_INPUT, false,
+                "byte offset 0: a UTF-16 byte order mark, expected UTF-8; write the file as UTF-8, or, if it "
+                "is CSV, set csv.encoding: utf-16 for this flow");
         }
         *ret_size = n;
         return ERR_NONE;

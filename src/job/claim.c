@@ -16,6 +16,7 @@ struct claimed {
     struct ledger_row *row;
     const struct config_flow *flow;
     const char *header;
+    bool has_header_of_table; /* HEADER is what the ledger has, or that it has none */
     const char *checkpoint;
     bool want_hash;
     bool is_drop;
@@ -188,8 +189,6 @@ static enum err_code find_owner(struct ledger_tx *tx, struct claim *c, const str
 static enum err_code is_overtaken(struct ledger_tx *tx, struct claim *c, const struct ledger_row *row, size_t index,
                                   const char **ret_by, struct err *err)
 {
-    char key[TABLE_NAME_MAX + 128], mine[4200];
-    const char *held = NULL;
     *ret_by = NULL;
     /* Rows come oldest first: only the last of a table is worth loading. */
     for (size_t i = index + 1; i < c->row_count; i++)
@@ -197,14 +196,7 @@ static enum err_code is_overtaken(struct ledger_tx *tx, struct claim *c, const s
             *ret_by = c->rows[i]->path;
     if (*ret_by != NULL)
         return ERR_NONE;
-    newest_key(row->dest, row->table_key, key, sizeof key);
-    if (ledger_meta_get(tx, key, &c->arena, &held, err) != ERR_NONE || held == NULL)
-        return err->code;
-    snprintf(mine, sizeof mine, "%020lld %s", (long long)row->file.mtime_ns, row->path);
-    const char *held_path = strchr(held, ' ');
-    if (held_path != NULL && strcmp(held_path + 1, row->path) != 0 && strcmp(held, mine) > 0)
-        *ret_by = held_path + 1;
-    return ERR_NONE;
+    return newest_overtakes(tx, row, &c->arena, ret_by, err);
 }
 
 /* What a claimed row needs before its file is opened. Sets *RET_TAKE when a job is to be made of it. */
@@ -214,7 +206,10 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
     const struct config_flow *flow = config_flow_named(c->outlet->world->config, row->flow);
     if (flow == NULL || strcmp(flow->dest->name, row->dest) != 0 || intake_of(c->outlet->world, row->source) == NULL) {
         /* Its flow was taken out of the configuration: forget the wait, keep what was loaded as history. */
-        return ledger_delete(tx, row->id, err);
+        char key[CHECKPOINT_KEY_MAX];
+        return ledger_meta_put(tx, checkpoint_key(row->id, key), NULL, err) != ERR_NONE
+                   ? err->code
+                   : ledger_delete(tx, row->id, err);
     }
     const char *folder = NULL;
     if (space_owner(tx, flow, row, &c->arena, &folder, err) != ERR_NONE)
@@ -225,7 +220,11 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
                                           "%s already belongs to folder %s: files of %s and %s would lie in one %s; "
                                           "rename one of the folders",
                                           word, folder, folder, row->path, word);
-        return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_QUARANTINED, reason, flow, err);
+        if (reason == NULL)
+            return err_nomem(err);
+        return end_row(tx, row, STATE_QUARANTINED, reason, flow, err) != ERR_NONE
+                   ? err->code
+                   : overtaken_revive(tx, flow, row, err);
     }
     if (flow->plan.mode == MODE_REPLACE && !flow_is_constant(flow) && row->table_key[0] != '\0') {
         const char *owner = NULL;
@@ -242,15 +241,21 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
         if (is_overtaken(tx, c, row, index, &by, err) != ERR_NONE)
             return err->code;
         if (by != NULL) {
-            const char *reason = arena_printf(&c->arena, "overtaken: %s is newer and replaces %s", by, row->table);
+            const char *reason =
+                arena_printf(&c->arena, OVERTAKEN_PREFIX "%s is newer and replaces %s", by, row->table);
             return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_SKIPPED, reason, flow, err);
         }
     }
     struct claimed *item = &c->items[c->count];
     *item = (struct claimed){.row = row, .flow = flow};
-    if (flow->plan.on_schema_change != SCHEMA_RECREATE && row->table_key[0] != '\0' &&
-        ledger_header_get(tx, row->dest, row->table_key, &c->arena, &item->header, err) != ERR_NONE)
-        return err->code;
+    if (flow->format == FORMAT_CSV && flow->plan.on_schema_change != SCHEMA_RECREATE && row->table_key[0] != '\0') {
+        const struct claimed *before = c->count > 0 ? item - 1 : NULL; /* often the same table */
+        if (before != NULL && before->has_header_of_table && strcmp(before->row->table_key, row->table_key) == 0)
+            item->header = before->header;
+        else if (ledger_header_get(tx, row->dest, row->table_key, &c->arena, &item->header, err) != ERR_NONE)
+            return err->code;
+        item->has_header_of_table = true;
+    }
     if (ledger_version_sized(tx, row->id, row->file.size, &item->want_hash, err) != ERR_NONE)
         return err->code;
     if (flow->dest->ops->keeps_checkpoints) {

@@ -182,6 +182,12 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
     status_sources(w, ret);
     status_dests(w, ret);
     status_jobs(e, ret, JOBS_SHOWN);
+    ret->pipeline_count = w->pipelines != NULL ? pipelines_count(w->pipelines) : 0;
+    ret->pipelines = arena_alloc(arena, (ret->pipeline_count + 1) * sizeof *ret->pipelines);
+    if (ret->pipelines == NULL)
+        return err_nomem(err);
+    if (ret->pipeline_count > 0)
+        pipelines_status(w->pipelines, ret->pipelines);
     if (e->counter_count > 0)
         memcpy(ret->flows, e->counters, e->counter_count * sizeof *ret->flows);
     ret->flow_count = e->counter_count;
@@ -278,7 +284,7 @@ struct retry_work {
     bool all;
     struct ledger_tx *tx;
     struct err *err;
-    uint64_t queued;
+    uint64_t queued, away;
     engine_count_cb *cb;
     void *arg;
 };
@@ -290,10 +296,13 @@ static bool retry_row(void *arg, const struct ledger_row *row)
     char key[33], reason[300];
     if (config_flow_named(work->e->world->config, row->flow) == NULL)
         return true; /* of a flow that is no more, or of `chute load`: nobody here would take it */
+    if (row->taken_by_us) {
+        work->away++;
+        return true;
+    }
     engine_new_key(key);
     snprintf(reason, sizeof reason, AGAIN_PREFIX "%.250s", row->reason);
     row_queue_again(&next, row->load_key[0] != '\0' ? row->load_key : key, reason);
-    next.taken_by_us = false;
     next.seen_ms = next.since_ms;
     work->queued++;
     return ledger_put(work->tx, &next, work->err) == ERR_NONE;
@@ -304,7 +313,7 @@ static enum err_code retry_fn(struct ledger_tx *tx, void *arg, struct err *err)
     struct retry_work *work = arg;
     work->tx = tx;
     work->err = err;
-    work->queued = 0;
+    work->queued = work->away = 0;
     unsigned states = STATE_BIT(STATE_QUARANTINED) | STATE_BIT(STATE_RETRYING);
     if (work->all) {
         const struct ledger_query q = {.states = states};
@@ -324,7 +333,7 @@ static void on_retried(void *arg, const struct err *err)
     struct retry_work *work = arg;
     struct engine *e = work->e;
     engine_pump_all(e);
-    work->cb(work->arg, work->queued, err);
+    work->cb(work->arg, work->queued, work->away, err);
     arena_done(&work->arena);
     free(work);
     engine_answered(e);

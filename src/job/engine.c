@@ -67,6 +67,7 @@ void engine_pump_all(struct engine *e)
         return;
     for (size_t i = 0; i < e->world->outlet_count; i++)
         outlet_pump(&e->world->outlets[i]);
+    pipes_pump(e->world);
 }
 
 static void rescan_lost(struct engine *e)
@@ -165,6 +166,7 @@ static void world_free(struct world *w)
         spaces_forget(&w->outlets[i]);
     free(w->intakes);
     free(w->outlets);
+    free(w->plans);
     config_unref(w->config);
     free(w);
 }
@@ -191,6 +193,13 @@ static void one_closed(struct world *w)
 static void on_driver_closed(void *arg)
 {
     one_closed(arg);
+}
+
+static void on_pipelines_closed(void *arg)
+{
+    struct world *w = arg;
+    w->pipelines = NULL;
+    one_closed(w);
 }
 
 /* Settle looks at files through the source: it must be gone first. */
@@ -225,6 +234,10 @@ static void world_close(struct world *w)
         return;
     w->is_closing = true;
     w->closing = 1;
+    if (w->pipelines != NULL) {
+        w->closing++;
+        pipelines_close(w->pipelines, on_pipelines_closed, w);
+    }
     for (size_t i = 0; i < w->intake_count; i++) {
         struct intake *in = &w->intakes[i];
         if (in->settle != NULL) {
@@ -260,6 +273,8 @@ static void world_stop(struct world *w)
     if (w->is_stopping)
         return;
     w->is_stopping = true;
+    if (w->pipelines != NULL)
+        pipelines_stop(w->pipelines);
     for (size_t i = 0; i < w->intake_count; i++)
         uv_timer_stop(&w->intakes[i].gone_timer);
     for (size_t i = 0; i < w->outlet_count; i++)
@@ -288,6 +303,8 @@ static enum err_code world_new(struct engine *e, struct config *config, struct w
     rate_set(&e->upload_rate, config->limits.upload_rate);
     w->env = (struct dest_env){
         .jobs = (unsigned)config->limits.jobs, .buffer_bytes = config->limits.buffer, .upload_rate = &e->upload_rate};
+    rate_set(&e->download_rate, config->limits.download_rate);
+    w->source_env = (struct source_env){.jobs = (unsigned)config->limits.jobs, .download_rate = &e->download_rate};
     w->intakes = calloc(config->source_count + 1, sizeof *w->intakes);
     w->outlets = calloc(config->dest_count + 1, sizeof *w->outlets);
     *ret = w;
@@ -305,7 +322,7 @@ static enum err_code world_new(struct engine *e, struct config *config, struct w
         if (intake_open(&w->intakes[i], &config->sources[i], stored_root(e, config->sources[i].name), err) != ERR_NONE)
             return err->code;
     }
-    return ERR_NONE;
+    return pipes_open(w, err);
 }
 
 static void world_start(struct world *w)
@@ -383,6 +400,7 @@ enum err_code engine_open(const struct engine_options *options, struct engine **
     e->once = options->once;
     e->quiet = options->quiet;
     e->no_sources = options->no_sources;
+    e->by_hand = options->by_hand;
     e->on_idle = options->on_idle;
     e->arg = options->arg;
     e->started_ms = clock_wall_ms();
@@ -393,6 +411,7 @@ enum err_code engine_open(const struct engine_options *options, struct engine **
     snprintf(e->state_dir, sizeof e->state_dir, "%s", options->config->state);
     snprintf(e->quarantine_dir, sizeof e->quarantine_dir, "%s/quarantine", e->state_dir);
     rate_init(&e->upload_rate, options->config->limits.upload_rate);
+    rate_init(&e->download_rate, options->config->limits.download_rate);
     if (lag_open(e->loop, &e->lag, err) != ERR_NONE) {
         free(e);
         return err->code;
@@ -406,7 +425,8 @@ enum err_code engine_open(const struct engine_options *options, struct engine **
     }
     uv_timer_init(e->loop, &e->grace_timer);
     uv_timer_init(e->loop, &e->ledger_timer);
-    e->grace_timer.data = e->ledger_timer.data = e;
+    uv_idle_init(e->loop, &e->hop_idle);
+    e->grace_timer.data = e->ledger_timer.data = e->hop_idle.data = e;
     *ret = e;
     struct world *w = NULL;
     enum err_code code = world_new(e, options->config, &w, err);
@@ -520,7 +540,7 @@ static enum err_code idle_fn(struct ledger_tx *tx, void *arg, struct err *err)
 
 static bool is_quiet(const struct engine *e)
 {
-    if (e->world == NULL || e->job_count > 0 || e->resets > 0 || e->old != NULL)
+    if (e->world == NULL || e->job_count > 0 || e->resets != NULL || e->old != NULL)
         return false;
     for (size_t i = 0; i < e->world->intake_count; i++)
         if (!intake_is_quiet(&e->world->intakes[i]))
@@ -529,7 +549,7 @@ static bool is_quiet(const struct engine *e)
         if (e->world->outlets[i].is_claiming || e->world->outlets[i].is_connecting ||
             !spaces_are_quiet(&e->world->outlets[i]))
             return false;
-    return true;
+    return e->world->pipelines == NULL || pipelines_are_quiet(e->world->pipelines);
 }
 
 static void on_idle_checked(void *arg, const struct err *err)
@@ -580,7 +600,7 @@ void engine_check_idle(struct engine *e)
 
 static void check_drained(struct engine *e)
 {
-    if (!e->is_draining || e->job_count > 0 || e->drained == NULL)
+    if (!e->is_draining || e->job_count > 0 || pipes_are_running(e) || e->drained == NULL)
         return;
     void (*drained)(void *) = e->drained;
     e->drained = NULL;
@@ -594,14 +614,26 @@ void engine_job_ended(struct engine *e)
     engine_check_idle(e);
 }
 
+/* What waits for a server that does not answer ends now. */
+static void world_hurry(const struct world *w)
+{
+    for (size_t i = 0; w != NULL && !w->is_closing && i < w->outlet_count; i++)
+        if (w->outlets[i].state != NULL && w->outlets[i].config->ops->hurry != NULL)
+            w->outlets[i].config->ops->hurry(w->outlets[i].state);
+}
+
 static void on_grace_over(uv_timer_t *timer)
 {
     struct engine *e = timer->data;
     struct job *job, *tmp;
-    log_warn("%u loads have not finished in time and are stopped; they are taken up again at the next start",
-             e->job_count);
+    if (e->job_count > 0)
+        log_warn("%u loads have not finished in time and are stopped; they are taken up again at the next start",
+                 e->job_count);
     DL_FOREACH_SAFE(e->jobs, job, tmp)
         job_abort(job);
+    pipes_abort(e);
+    world_hurry(e->world);
+    world_hurry(e->old);
 }
 
 void engine_drain(struct engine *e, uint64_t grace_ms, void (*drained)(void *arg), void *arg)
@@ -609,10 +641,11 @@ void engine_drain(struct engine *e, uint64_t grace_ms, void (*drained)(void *arg
     e->is_draining = true;
     e->drained = drained;
     e->drained_arg = arg;
+    resets_stop(e);
     if (e->old != NULL)
         world_stop(e->old);
     uv_timer_start(&e->grace_timer, on_grace_over, grace_ms, 0);
-    if (e->job_count == 0) /* never from inside this call: the timer comes on the next turn */
+    if (e->job_count == 0 && !pipes_are_running(e)) /* never from inside this call: the timer comes on the next turn */
         uv_timer_start(&e->grace_timer, on_nothing_to_drain, 0, 0);
     if (e->world != NULL)
         world_stop(e->world);
@@ -647,9 +680,10 @@ void engine_finish_close(struct engine *e)
 {
     if (e->world != NULL || e->old != NULL || e->asks > 0 || e->handles > 0)
         return;
-    e->handles = 2;
+    e->handles = 3;
     uv_close((uv_handle_t *)&e->grace_timer, on_engine_handle_closed);
     uv_close((uv_handle_t *)&e->ledger_timer, on_engine_handle_closed);
+    uv_close((uv_handle_t *)&e->hop_idle, on_engine_handle_closed);
 }
 
 void engine_close(struct engine *e, void (*closed)(void *arg), void *arg)
@@ -659,6 +693,9 @@ void engine_close(struct engine *e, void (*closed)(void *arg), void *arg)
     e->closed = closed;
     e->closed_arg = arg;
     uv_timer_stop(&e->ledger_timer);
+    resets_stop(e);
+    world_hurry(e->world); /* no load is left: what still runs is a connect() or the like */
+    world_hurry(e->old);
     if (e->old != NULL)
         world_stop(e->old);
     if (e->world != NULL)

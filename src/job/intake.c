@@ -159,8 +159,10 @@ static enum err_code may_be_renamed(struct ledger_tx *tx, struct intake *in, con
                                     struct err *err)
 {
     *ret = false;
-    if (o->skip_inode || o->id.inode == 0)
-        return ERR_NONE;
+    bool is_known_inode = false;
+    if (o->skip_inode || o->id.inode == 0 ||
+        ledger_knows_inode(tx, o->id.inode, o->id.dev, &is_known_inode, err) != ERR_NONE || !is_known_inode)
+        return err->code;
     uint64_t known = 0;
     struct ledger_query by_path = {.source = in->config->name, .path = o->path, .limit = 1};
     if (ledger_count(tx, &by_path, &known, err) != ERR_NONE || known > 0)
@@ -259,6 +261,17 @@ static void on_noted(void *arg, const struct err *err)
     world_release(w);
 }
 
+/*
+ * Oldest first, as they are claimed: neighbours in the claim are then neighbours in the ledger, and a commit writes a
+ * page of it for several files instead of one for each. A folder lists its files in no order.
+ */
+static int by_age(const struct observed *a, const struct observed *b)
+{
+    if (a->id.mtime_ns != b->id.mtime_ns)
+        return a->id.mtime_ns < b->id.mtime_ns ? -1 : 1;
+    return strcmp(a->path, b->path);
+}
+
 void intake_flush(struct intake *in)
 {
     struct engine *e = in->world->engine;
@@ -270,12 +283,13 @@ void intake_flush(struct intake *in)
         intake_lost(in);
         free_observed(in->settled);
     } else {
+        LL_SORT(in->settled, by_age);
         work->in = in;
         work->list = in->settled;
     }
     in->settled = NULL;
     in->settled_count = 0;
-    if (work == NULL || ledger_run(e->ledger, note_fn, on_noted, work, &err) != ERR_NONE) {
+    if (work == NULL || ledger_run_repeatable(e->ledger, note_fn, on_noted, work, &err) != ERR_NONE) {
         intake_lost(in);
         if (work != NULL)
             free_observed(work->list);
@@ -371,7 +385,9 @@ static void on_found(void *arg, const struct found *found)
         break;
     case FOUND_GONE:
         note_to_settle(in, found);
-        intake_gone(in, found->path);
+        /* The ledger has that it is ours to take away; if another version took its place, the job looks at that. */
+        if (!job_takes_away(in->world->engine, in, found->path))
+            intake_gone(in, found->path);
         break;
     case FOUND_RENAMED:
         if (found->from != NULL)
@@ -509,7 +525,7 @@ static void on_scanned(void *arg, const struct found *found, size_t count)
     in->is_checking = true;
     world_hold(in->world);
     struct err err = {0};
-    if (ledger_run(in->world->engine->ledger, compare_fn, on_compared, in, &err) != ERR_NONE) {
+    if (ledger_run_repeatable(in->world->engine->ledger, compare_fn, on_compared, in, &err) != ERR_NONE) {
         in->is_checking = false;
         intake_lost(in);
         in->chunk = NULL;
@@ -641,8 +657,8 @@ enum err_code intake_open(struct intake *in, const struct config_source *config,
                                      .on_scanned = on_scanned,
                                      .on_scan_done = on_scan_done,
                                      .on_health = on_health};
-    if (config->ops->open(config->options, e->loop, &sink, max_depth(in), in->avoid, is_wanted, in, &in->state, err) !=
-        ERR_NONE)
+    if (config->ops->open(config->options, &in->world->source_env, e->loop, &sink, max_depth(in), in->avoid, is_wanted,
+                          in, &in->state, err) != ERR_NONE)
         return err_wrap(err, "source %s", config->name);
     snprintf(in->root_identity, sizeof in->root_identity, "%s", root_identity != NULL ? root_identity : "");
     if (config->ops->expect_root != NULL)

@@ -61,24 +61,17 @@ void job_resume(struct job *job)
     run(job, states[job->state].answer);
 }
 
-/*
- * One table for all files of a flow, and OTHER, claimed before, is the newer one: it must not be replaced, unless it
- * fails, which only its end tells. The claim could not know: the ledger learns of what is newest with that end.
- */
-static bool is_newer_of_flow(const struct job *other, const struct job *job)
+void job_reenter(struct job *job)
 {
-    if (job->flow->plan.mode != MODE_REPLACE || !flow_is_constant(job->flow) || other->is_drop ||
-        other->is_finish_only || strcmp(other->row.flow, job->row.flow) != 0 || other->row.id == job->row.id)
-        return false;
-    int64_t a = other->row.file.mtime_ns, b = job->row.file.mtime_ns;
-    return a != b ? a > b : strcmp(other->row.path, job->row.path) > 0;
+    run(job, states[job->state].enter);
 }
 
 void job_start(struct job *job)
 {
-    for (const struct job *other = job->engine->jobs; other != job && !job->is_drop && !job->is_finish_only;
-         other = other->next)
-        job->is_behind_newer = job->is_behind_newer || is_newer_of_flow(other, job);
+    bool has_turn = !job->is_drop && !job->is_finish_only;
+    job->is_behind_newer = has_turn && job_is_behind_newer(job);
+    if (has_turn)
+        job_line_up(job);
     job->state = job->is_finish_only ? JOB_RECORDING : job->is_drop ? JOB_LOADING : JOB_OPENING;
     run(job, states[job->state].enter);
 }
@@ -106,6 +99,20 @@ static enum next goes_back(struct job *job)
     return go(job, JOB_RECORDING);
 }
 
+/*
+ * How much of the time since the last failure is this file's failing: that in which the destination answered somebody.
+ * It may have been gone for most of it; what is longer than the pause and one probe was its outage, or ours.
+ */
+static int64_t failing_ms(const struct job *job, int64_t now)
+{
+    const struct outlet *o = job->outlet;
+    int64_t since = job->row.since_ms, planned = job->row.next_try_ms > since ? job->row.next_try_ms - since : 0;
+    int64_t longest = planned + (int64_t)o->config->retry.max;
+    if (job->row.tries <= 1 || o->answered_ms < since || now <= since)
+        return 0;
+    return now - since < longest ? now - since : longest;
+}
+
 static enum next retries(struct job *job, enum retry_class class)
 {
     struct outlet *o = job->outlet;
@@ -113,16 +120,17 @@ static enum next retries(struct job *job, enum retry_class class)
     int64_t now = clock_wall_ms();
     job->engine->retries[class]++;
     job->row.tries++;
-    /* Only the time in which the destination answered somebody counts: an outage of a week gives nothing up. */
-    if (job->row.tries > 1 && o->answered_ms >= job->row.since_ms && now > job->row.since_ms)
-        job->row.failed_ms += now - job->row.since_ms;
+    if (!job->is_drop)
+        job->row.failed_ms += failing_ms(job, now);
     if (job->row.failed_ms > (int64_t)r->give_up_after)
-        return ends(job, STATE_QUARANTINED, "given up after %lld tries; last: %s", (long long)job->row.tries,
-                    job->err.text);
+        return ends(job, job->is_drop ? STATE_GONE : STATE_QUARANTINED, "given up after %lld tries; last: %s",
+                    (long long)job->row.tries, job->err.text);
     uint64_t wait = backoff_ms(job->engine, r, job->row.tries);
     if (wait < job->load.retry_after_ms)
         wait = job->load.retry_after_ms;
     job->next_try_ms = now + (int64_t)wait;
+    if (job->is_drop) /* the time of its row is that of the delete: the pauses are counted */
+        job->row.failed_ms += (int64_t)wait;
     return ends(job, STATE_RETRYING, "%s", job->err.text);
 }
 
@@ -173,6 +181,11 @@ static enum next fails_to_open(struct job *job)
 
 /* ---- OPENING: descriptor, hash, shape ---- */
 
+static void open_alone(struct work *work)
+{
+    open_run(work->arg, NULL);
+}
+
 static void on_opened(struct work *work)
 {
     job_resume(work->arg);
@@ -182,10 +195,14 @@ static enum next enter_opening(struct job *job)
 {
     /* What reads a large file to its end takes a thread of its own: the pool must stay free for the ledger. */
     bool is_long = job->row.file.size > (16u << 20) && (job->want_hash || !job->outlet->config->ops->accepts_rows);
-    job->work.arg = job;
     atomic_store(&job->load.stop, false);
-    enum err_code code = is_long ? work_thread(job->engine->loop, &job->work, open_run, on_opened, &job->err)
-                                 : work_start(job->engine->loop, &job->work, open_run, on_opened, &job->err);
+    if (job->row.file.size <= SMALL_LOAD) {
+        job_hop(job, open_run);
+        return WAIT;
+    }
+    job->work.arg = job;
+    enum err_code code = is_long ? work_thread(job->engine->loop, &job->work, open_alone, on_opened, &job->err)
+                                 : work_start(job->engine->loop, &job->work, open_alone, on_opened, &job->err);
     if (code != ERR_NONE)
         return retries(job, RETRY_SYSTEM);
     return WAIT;
@@ -204,7 +221,7 @@ static enum next answer_opening(struct job *job)
         return goes_back(job);
     if (job->err.code != ERR_NONE)
         return fails_to_open(job);
-    if (job->shape->column_count == 0)
+    if (job->rows == NULL && job->flow->format != FORMAT_RAW)
         return ends(job, STATE_SKIPPED, "empty file: nothing to load");
     if (job->has_hash && (job->row.has_hash || job->row.was_loaded))
         return go(job, JOB_CHECKING);
@@ -234,7 +251,7 @@ static void on_checked(void *arg, const struct err *err)
 
 static enum next enter_checking(struct job *job)
 {
-    if (ledger_run(job->engine->ledger, check_fn, on_checked, job, &job->err) != ERR_NONE)
+    if (ledger_run_repeatable(job->engine->ledger, check_fn, on_checked, job, &job->err) != ERR_NONE)
         return retries(job, RETRY_SYSTEM);
     return WAIT;
 }
@@ -271,6 +288,8 @@ static enum next answer_checking(struct job *job)
         return go(job, JOB_LOADING);
     switch ((enum changed_policy)job->flow->on_changed) {
     case CHANGED_AGAIN:
+    case CHANGED_VERSION: /* of format raw, which appends nothing */
+    case CHANGED_OVERWRITE:
         return go(job, JOB_LOADING);
     case CHANGED_TAIL:
         if (job->prefix_matches) {
@@ -300,37 +319,6 @@ static void on_load_finished(struct load *load)
     job_resume(job);
 }
 
-/* Files are opened at the same time, small ones are ready first; but a table takes them in the order of their claim. */
-static bool is_turn_of_another(const struct job *job)
-{
-    const struct job *older;
-    for (older = job->engine->jobs; older != NULL && older != job; older = older->next) {
-        if (older->outlet != job->outlet || older->is_drop || older->is_finish_only ||
-            strcmp(older->row.table_key, job->row.table_key) != 0)
-            continue;
-        if (older->state == JOB_OPENING || older->state == JOB_CHECKING ||
-            (older->state == JOB_LOADING && older->waits_for_turn) || is_newer_of_flow(older, job))
-            return true;
-    }
-    return false;
-}
-
-/* DONE has begun or ended: those that waited for it may begin. */
-void job_next_turn(struct job *done)
-{
-    struct job *job;
-    do {
-        for (job = done->engine->jobs; job != NULL; job = job->next)
-            if (job->waits_for_turn && job->outlet == done->outlet &&
-                strcmp(job->row.table_key, done->row.table_key) == 0 && !is_turn_of_another(job))
-                break;
-        if (job != NULL) {
-            job->waits_for_turn = false;
-            run(job, states[job->state].enter);
-        }
-    } while (job != NULL);
-}
-
 /* "space.table" */
 static enum err_code split_table(struct job *job)
 {
@@ -343,11 +331,30 @@ static enum err_code split_table(struct job *job)
     return job->load.space != NULL ? ERR_NONE : err_nomem(&job->err);
 }
 
+/* The tables of a flow with `records`, in the space of this file. */
+static enum err_code take_parts(struct job *job)
+{
+    const struct config_flow *flow = job->flow;
+    job->load.part_count = flow->part_count;
+    job->load.parts = flow->parts;
+    if (job->load.space == NULL || flow->part_count == 0)
+        return ERR_NONE;
+    struct load_part *parts = arena_alloc(&job->arena, flow->part_count * sizeof *parts);
+    if (parts == NULL)
+        return err_nomem(&job->err);
+    for (size_t i = 0; i < flow->part_count; i++) {
+        parts[i] = flow->parts[i];
+        parts[i].space = job->load.space;
+    }
+    job->load.parts = parts;
+    return ERR_NONE;
+}
+
 static enum next enter_loading(struct job *job)
 {
     struct load *load = &job->load;
     const struct dest_ops *ops = job->outlet->config->ops;
-    job->waits_for_turn = !job->is_drop && is_turn_of_another(job);
+    job->waits_for_turn = !job->is_drop && job_must_wait(job);
     if (job->waits_for_turn)
         return WAIT;
     if (job->abandon)
@@ -367,6 +374,8 @@ static enum next enter_loading(struct job *job)
     load->load_key = job->row.load_key;
     load->table = job->row.table;
     if (ops->space_word != NULL && job->row.table[0] != '\0' && split_table(job) != ERR_NONE)
+        return answer_loading(job);
+    if (!job->is_drop && take_parts(job) != ERR_NONE)
         return answer_loading(job);
     load->is_ours = job->is_ours;
     load->header = job->expect;
@@ -392,7 +401,8 @@ static enum next enter_loading(struct job *job)
     return WAIT;
 }
 
-/* A kill came between its commit and our record. Only a hash tells whether the file is still what was written then. */
+/* A kill came between its commit and our record: only a hash tells whether the file is still what was written then. Or
+ * the destination refused some events. */
 static enum next opens_again(struct job *job)
 {
     rejects_drop(job->rejects);
@@ -400,6 +410,7 @@ static enum next opens_again(struct job *job)
     close(job->fd);
     job->fd = -1;
     job->want_hash = true;
+    job_line_up(job);
     return go(job, JOB_OPENING);
 }
 
@@ -450,6 +461,8 @@ static enum next load_worked(struct job *job)
 
 static enum next answer_loading(struct job *job)
 {
+    /* Rows were refused whose events have others: all was taken back, and the next pass leaves those events out. */
+    bool leaves_out = job->refused.is_new;
     rows_free(job->rows);
     job->rows = NULL;
     if (job->err.code == ERR_NONE) {
@@ -460,6 +473,8 @@ static enum next answer_loading(struct job *job)
     }
     if (job->abandon && job->err.code == ERR_STOPPED)
         return changed_meanwhile(job);
+    if (job->err.code == ERR_INPUT && leaves_out)
+        return opens_again(job);
     switch (job->err.code) {
     case ERR_CHANGED:
         return changed_meanwhile(job);
@@ -526,7 +541,7 @@ static enum next try_again_later(struct job *job)
 
 static enum next enter_recording(struct job *job)
 {
-    if (ledger_run(job->engine->ledger, record_fn, on_recorded, job, &job->err) != ERR_NONE)
+    if (ledger_run_repeatable(job->engine->ledger, record_fn, on_recorded, job, &job->err) != ERR_NONE)
         return try_again_later(job);
     return WAIT;
 }
@@ -546,6 +561,8 @@ static enum next answer_recording(struct job *job)
         return job->action == FINISH_NONE && !job->write_note && !job->clear_note ? OVER : go(job, JOB_FINISHING);
     job_count_ended(job);
     job_say_end(job);
+    if (job->asked_then)
+        pipes_loaded(job->engine, job->flow);
     if (job->end == STATE_SETTLING && job->next_try_ms == 0)
         intake_settle_again(present_intake(job), job->row.path, &job->row.file);
     if (job->action == FINISH_NONE && !job->write_note && !job->clear_note)
@@ -555,19 +572,10 @@ static enum next answer_recording(struct job *job)
 
 /* ---- FINISHING and CLOSING: what remains of the file ---- */
 
-static void on_finished(struct work *work)
-{
-    job_resume(work->arg);
-}
-
 static enum next enter_finishing(struct job *job)
 {
     err_clear(&job->err);
-    job->work.arg = job;
-    if (work_start(job->engine->loop, &job->work, finish_run, on_finished, &job->err) != ERR_NONE) {
-        log_error("%s: %s; done at the next start", job->row.path, job->err.text);
-        return OVER; /* finish_pending stays in the ledger */
-    }
+    job_hop(job, finish_run);
     return WAIT;
 }
 
@@ -579,7 +587,7 @@ static enum next answer_finishing(struct job *job)
     else if (job->finish_failed)
         log_write(LOG_ERROR, &about, "loaded, but not moved away: %s; tried again at the next start", job->err.text);
     else if (job->action == FINISH_MOVE)
-        log_write(LOG_INFO, &about, "moved to %s", job->place);
+        log_write(LOG_INFO, &about, "moved to %s", job->place != NULL ? job->place : job->action_dir);
     else if (job->action == FINISH_DELETE)
         log_write(LOG_INFO, &about, "deleted, as after_success says");
     return go(job, JOB_CLOSING);
@@ -587,7 +595,7 @@ static enum next answer_finishing(struct job *job)
 
 static enum next enter_closing(struct job *job)
 {
-    if (ledger_run(job->engine->ledger, close_fn, on_recorded, job, &job->err) != ERR_NONE)
+    if (ledger_run_repeatable(job->engine->ledger, close_fn, on_recorded, job, &job->err) != ERR_NONE)
         return try_again_later(job);
     return WAIT;
 }

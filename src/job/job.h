@@ -11,6 +11,7 @@
 #include "err.h"
 #include "lag.h"
 #include "ledger.h"
+#include "pipeline.h"
 
 #include <json-c/json.h>
 #include <uv.h>
@@ -66,6 +67,8 @@ struct engine_status {
     size_t job_count;
     struct flow_counters *flows;
     size_t flow_count;
+    struct pipeline_status *pipelines;
+    size_t pipeline_count;
     const char **paused; /* flows that wait since they were reset */
     size_t paused_count;
     uint64_t retries[RETRY_CLASSES];
@@ -89,8 +92,9 @@ struct engine_waiting {
 enum err_code engine_waiting(struct engine *e, struct arena *arena, struct engine_waiting **ret, size_t *ret_count,
                              struct err *err);
 
-/* Answers come once, on a later turn. COUNT: files queued again. */
-typedef void engine_count_cb(void *arg, uint64_t count, const struct err *err);
+/* Answers come once, on a later turn. COUNT: files queued again. AWAY: files that were asked for and stay as they are,
+ * because chute moved them to their after_failure folder: who moves them back has them loaded again. */
+typedef void engine_count_cb(void *arg, uint64_t count, uint64_t away, const struct err *err);
 /*
  * Queue quarantined files again. PATHS: absolute or relative to a source's root; COUNT 0 with ALL: every one.
  * Also probes blocked destinations at once and resumes flows paused by reset.
@@ -102,6 +106,15 @@ enum err_code engine_retry_deletes(struct engine *e, engine_count_cb *cb, void *
 /* Drop what FLOW made, forget its files, pause it. TEXT: what was dropped, a line per table; borrowed for the call. */
 typedef void engine_text_cb(void *arg, const char *text, const struct err *err);
 enum err_code engine_reset(struct engine *e, const char *flow, engine_text_cb *cb, void *arg, struct err *err);
+/*
+ * Run a pipeline now; CB once, on a later turn, when that run has ended (see pipelines_ask). ERR_CONFIG: there is none
+ * of that name.
+ */
+enum err_code engine_pipeline(struct engine *e, const char *name, pipeline_cb *cb, void *arg, struct err *err);
+/* What the ledger and the room of pipelines call one of CONFIG's. */
+struct pipeline_plan engine_plan(const struct config *config, const struct config_pipeline *p);
+/* Runs that failed for good since the start, and `init`s that have not worked. */
+uint64_t engine_failed_pipelines(const struct engine *e);
 /* What memory knows about a file that the ledger does not; the first that is true. */
 enum engine_note {
     NOTE_NONE,     /* nothing */
@@ -119,6 +132,7 @@ struct engine_options {
     struct config *config; /* takes a reference */
     struct ledger *ledger;
     bool no_sources; /* watch nothing: files come by engine_offer() */
+    bool by_hand;    /* an errand: pipelines run only when engine_pipeline() asks for one */
     bool quiet;      /* the caller tells how each file ended: only what concerns no single file is logged */
     bool once;       /* run --once or load: on_idle is called when all there is to do now is done */
     void (*on_idle)(void *arg);

@@ -13,6 +13,7 @@
 #include "ledger.h"
 #include "load.h"
 #include "log.h"
+#include "pipeline.h"
 #include "settle.h"
 #include "text.h"
 #include "work.h"
@@ -27,15 +28,20 @@
 #define BREAKER_FAILURES 3
 #define LEDGER_RETRY_MS 1000
 #define CLAIM_BYTES (8u << 20)
+#define JOB_LINES 64  /* by the hash of their table */
+#define JOB_PATHS 256 /* by the hash of their path */
 
 struct world {
     struct engine *engine;
     struct config *config;
-    struct dest_env env; /* what every destination gets */
+    struct dest_env env;          /* what every destination gets */
+    struct source_env source_env; /* what every source gets */
     struct intake *intakes;
     size_t intake_count;
     struct outlet *outlets;
     size_t outlet_count;
+    struct pipeline_plan *plans; /* of PIPELINES, one for each of config->pipelines */
+    struct pipelines *pipelines;
     unsigned holds;   /* jobs, ledger works, probes under way */
     unsigned closing; /* handles and drivers that have not closed yet */
     bool is_stopping; /* takes nothing new */
@@ -124,6 +130,10 @@ struct outlet {
     uv_timer_t timer;                   /* next due row, breaker or probe */
     struct space_want *spaces, *making; /* spaces.c */
     bool is_making_space;
+    struct scripts init; /* pipes.c */
+    bool is_init_running;
+    bool waits_for_old; /* connected; init comes when the world before this one is gone */
+    bool init_done;     /* in the database that IDENTITY is of */
     int64_t space_tries;
     uv_timer_t space_timer;
 };
@@ -132,8 +142,20 @@ enum job_state { JOB_OPENING, JOB_CHECKING, JOB_LOADING, JOB_RECORDING, JOB_FINI
 
 enum finish_action { FINISH_NONE, FINISH_DELETE, FINISH_MOVE };
 
+struct job;
+/* Work of a job on the pool, see hop.c. MEMO is shared by the jobs that go there together. */
+typedef void job_pool_fn(struct job *job, struct finish_memo *memo);
+
 struct job {
+    /* What is asked of many jobs at once comes first. */
     struct job *prev, *next;
+    struct job *line_prev, *line_next; /* turn.c */
+    struct job *path_next;             /* of the same hash */
+    struct job *hop_next;              /* hop.c */
+    job_pool_fn *hop_run;
+    uint64_t number; /* in the order of their claim */
+    uint64_t table_hash;
+    bool is_in_line;
     struct engine *engine;
     struct world *world;
     struct intake *intake;
@@ -160,6 +182,7 @@ struct job {
     struct work work;
     int fd;
     struct inspect_options inspect;
+    struct refused_events refused; /* found by one load, left out by the next */
     struct shape *shape;
     struct rows *rows;
     struct rejects *rejects;
@@ -186,6 +209,7 @@ struct job {
     struct receipt receipt;
     bool load_again;   /* the destination confirmed an older version under this key: this one is still to do */
     bool keeps_loaded; /* loaded or duplicate: row gets hash and versions */
+    bool asked_then;   /* the runs of `then` are in the ledger */
     int64_t next_try_ms;
     bool requeue; /* back to queued with the same load_key (stop, blocked) */
 
@@ -196,8 +220,8 @@ struct job {
     bool clear_note;
     bool finish_failed;
     bool finish_changed; /* another version was there: left in place */
-    char place[1024];
-    uv_timer_t timer; /* waits for a ledger that can't be written */
+    const char *place;   /* where it went, in ARENA; "" or NULL: nowhere */
+    uv_timer_t timer;    /* waits for a ledger that can't be written */
     bool has_timer;
 };
 
@@ -208,11 +232,18 @@ struct engine {
     struct world *old;   /* being drained */
     struct job *jobs;
     unsigned job_count;
+    uint64_t last_number;
+    struct job *lines[JOB_LINES]; /* those whose driver does not have them yet, in order; see turn.c */
+    struct job *paths[JOB_PATHS];
+    bool is_giving_turns;
+    struct job *hoppers, *hoppers_last; /* go to the pool at the end of this turn of the loop */
+    uv_idle_t hop_idle;
     char *instance;
     bool ledger_failing; /* and that was said */
     bool once;
     bool quiet;
     bool no_sources;
+    bool by_hand;
     bool is_draining;
     bool is_closed;
     void (*on_idle)(void *arg);
@@ -225,9 +256,9 @@ struct engine {
     uv_timer_t grace_timer;
     uv_timer_t ledger_timer;
     bool ledger_timer_on;
-    unsigned asks;    /* ledger works of our own (not of a world) under way: they use the engine */
-    unsigned handles; /* of our own, still open */
-    unsigned resets;  /* under way */
+    unsigned asks;        /* ledger works of our own (not of a world) under way: they use the engine */
+    unsigned handles;     /* of our own, still open */
+    struct reset *resets; /* under way */
     struct engine_root {
         char key[256];
         char value[64];
@@ -242,7 +273,8 @@ struct engine {
     uint64_t overflows;
     uint64_t totals[FILE_STATES];
     struct lag *lag;
-    struct rate upload_rate; /* limits.upload_rate; one for all destinations of all worlds */
+    struct rate upload_rate;   /* limits.upload_rate; one for all destinations of all worlds */
+    struct rate download_rate; /* limits.download_rate; one for all sources of all worlds */
     int64_t started_ms;
     uint64_t random;
     char state_dir[1024];
@@ -313,6 +345,20 @@ void outlet_stop(struct outlet *o);
 bool outlet_is_paused(const struct outlet *o); /* it asked to be left alone as a whole */
 uint64_t backoff_ms(struct engine *e, const struct retry_options *r, int64_t tries);
 
+/* CONNECT is over (and init, if there was one); ERR NULL: it is open. */
+void outlet_opened(struct outlet *o, const struct err *err);
+
+/* pipes.c */
+enum err_code pipes_open(struct world *w, struct err *err);
+void pipes_pump(struct world *w);
+void pipes_loaded(struct engine *e, const struct config_flow *flow); /* pipes_want() was committed */
+enum err_code pipes_want(struct ledger_tx *tx, const struct config_flow *flow, struct err *err);
+bool pipes_are_running(const struct engine *e);
+void pipes_abort(struct engine *e);
+bool init_is_due(const struct outlet *o);
+void init_start(struct outlet *o); /* outlet_opened() comes once, perhaps from inside this call */
+void init_stop(struct outlet *o);
+
 /* spaces.c */
 void spaces_folder(struct intake *in, const char *folder);      /* a folder is there: make its space, if it has one */
 void spaces_folder_gone(struct intake *in, const char *folder); /* its name is free for another one */
@@ -361,6 +407,8 @@ enum err_code claim_fn(struct ledger_tx *tx, void *arg, struct err *err);
 size_t claim_start_jobs(struct claim *c);
 /* finish-only jobs for rows with finish_pending */
 void finish_pending_start(struct world *w);
+/* reset.c: those under way end soon, with ERR_STOPPED. */
+void resets_stop(struct engine *e);
 /* In a ledger transaction: what DEST should hold is queued again. */
 enum err_code requeue_destination(struct ledger_tx *tx, const struct config *config, const char *dest, struct err *err);
 struct intake *intake_of(struct world *w, const char *source);
@@ -378,7 +426,19 @@ struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct
 void job_free(struct job *job);
 uint64_t path_hash(const char *path);
 void job_resume(struct job *job);
+void job_reenter(struct job *job); /* LOADING again: it was not its turn before */
+/* Is PATH being moved or deleted by us right now? Then that it goes is no news. */
+bool job_takes_away(const struct engine *e, const struct intake *in, const char *path);
+
+/* turn.c */
+void job_line_up(struct job *job);    /* from now on those claimed after it wait for it at its table */
 void job_next_turn(struct job *done); /* DONE leaves its table: the next one in the order of their claim may begin */
+bool job_must_wait(const struct job *job);
+bool job_is_behind_newer(const struct job *job); /* one claimed before is the newer one of a table they share */
+
+/* hop.c */
+/* Do RUN on the pool, with others that wait for the same; then job_resume(), on a later turn. */
+void job_hop(struct job *job, job_pool_fn *run);
 
 /* checkpoint.c: what a driver keeps between the remote steps of one load */
 #define CHECKPOINT_KEY_MAX 64
@@ -397,15 +457,29 @@ enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err);
 
 /* Decide what is done to the file now that ROW has ended; marks ROW (not yet put) and the rows of other flows. */
 enum err_code decide_finish(struct ledger_tx *tx, struct job *job, struct ledger_row *row, struct err *err);
-/* The ledger's fact about which version a table shared by many files holds. */
+
+/* overtaken.c, in a ledger transaction: one table for all files of a flow, of which it holds the newest */
+#define OVERTAKEN_PREFIX "overtaken: "
+/* The ledger's fact about which version such a table holds. */
 void newest_key(const char *dest, const char *table_key, char *ret, size_t size);
+/* It holds the version of ROW that was written at MTIME_NS. */
+enum err_code newest_put(struct ledger_tx *tx, const struct ledger_row *row, int64_t mtime_ns, struct err *err);
+/* *RET_BY, in ARENA: the path of what it holds and is newer than ROW; NULL: ROW may replace it. */
+enum err_code newest_overtakes(struct ledger_tx *tx, const struct ledger_row *row, struct arena *arena,
+                               const char **ret_by, struct err *err);
+/*
+ * FAILED ended, or went, without being loaded: the best of those that were skipped for it or for what came before it is
+ * queued again, if that is newer than what the table holds. Nothing for other flows.
+ */
+enum err_code overtaken_revive(struct ledger_tx *tx, const struct config_flow *flow, const struct ledger_row *failed,
+                               struct err *err);
 
 /* open.c */
 enum err_code file_id_at(const char *path, struct file_id *ret, struct err *err);
 
 /* open.c, finish part of a job: run on the pool */
-void open_run(struct work *work);
-void finish_run(struct work *work);
+void open_run(struct job *job, struct finish_memo *memo);
+void finish_run(struct job *job, struct finish_memo *memo);
 enum err_code load_still_current(struct load *load, struct err *err);
 enum err_code header_json(const struct shape *shape, struct arena *arena, const char **ret, struct err *err);
 enum err_code header_parse(const char *json, struct arena *arena, const char ***ret, size_t *ret_count,

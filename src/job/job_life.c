@@ -14,6 +14,11 @@ uint64_t path_hash(const char *path)
     return h;
 }
 
+static struct job **paths_of(struct engine *e, uint64_t hash)
+{
+    return &e->paths[hash % JOB_PATHS];
+}
+
 struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct config_flow *flow)
 {
     struct job *job = calloc(1, sizeof *job);
@@ -33,10 +38,13 @@ struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct
     job->receipt.dest_rows = -1;
     job->started_ms = clock_wall_ms();
     job->path_hash = path_hash(job->row.path);
+    job->table_hash = path_hash(job->row.table_key);
+    job->number = ++o->world->engine->last_number;
     for (size_t i = 0; i < o->world->intake_count; i++)
         if (strcmp(o->world->intakes[i].config->name, job->row.source) == 0)
             job->intake = &o->world->intakes[i];
     DL_APPEND(job->engine->jobs, job);
+    LL_PREPEND2(*paths_of(job->engine, job->path_hash), job, path_next);
     job->engine->job_count++;
     o->in_flight++;
     o->in_flight_bytes += job->row.file.size;
@@ -58,9 +66,11 @@ void job_free(struct job *job)
     struct world *w = job->world;
     rows_free(job->rows);
     rejects_drop(job->rejects);
+    refused_events_done(&job->refused);
     if (job->fd >= 0)
         close(job->fd);
     DL_DELETE(e->jobs, job);
+    LL_DELETE2(*paths_of(e, job->path_hash), job, path_next);
     job_next_turn(job);
     e->job_count--;
     o->in_flight--;
@@ -72,6 +82,8 @@ void job_free(struct job *job)
         free(job);
     }
     outlet_pump(o);
+    if (o->in_flight == 0 && !o->is_claiming)
+        pipes_pump(w);
     world_release(w);
     engine_job_ended(e);
 }
@@ -89,7 +101,8 @@ void job_change_seen(struct engine *e, struct intake *in, const char *path)
 {
     uint64_t hash = path_hash(path);
     struct job *job, *tmp;
-    DL_FOREACH_SAFE(e->jobs, job, tmp) {
+    LL_FOREACH_SAFE2(*paths_of(e, hash), job, tmp, path_next)
+    {
         if (job->path_hash != hash || job->intake != in || job->is_drop || strcmp(job->row.path, path) != 0)
             continue;
         if (job->state == JOB_OPENING || job->state == JOB_CHECKING || job->state == JOB_LOADING) {
@@ -99,19 +112,32 @@ void job_change_seen(struct engine *e, struct intake *in, const char *path)
     }
 }
 
+bool job_takes_away(const struct engine *e, const struct intake *in, const char *path)
+{
+    uint64_t hash = path_hash(path);
+    for (const struct job *job = e->paths[hash % JOB_PATHS]; job != NULL; job = job->path_next)
+        if (job->path_hash == hash && job->intake == in && (job->state == JOB_FINISHING || job->state == JOB_CLOSING) &&
+            job->action != FINISH_NONE && strcmp(job->row.path, path) == 0)
+            return true;
+    return false;
+}
+
 /* The row of a job in flight was carried to another path. */
 void job_renamed(struct engine *e, struct intake *in, const struct config_flow *flow, const char *from, const char *to)
 {
     uint64_t hash = path_hash(from);
-    struct job *job;
-    DL_FOREACH(e->jobs, job) {
+    struct job *job, *tmp;
+    LL_FOREACH_SAFE2(*paths_of(e, hash), job, tmp, path_next)
+    {
         if (job->path_hash != hash || job->intake != in || job->flow != flow || strcmp(job->row.path, from) != 0)
             continue;
         const char *path = arena_strdup(&job->arena, to);
         if (path == NULL)
             continue; /* the record finds no row and writes none; the scan finds the file again */
+        LL_DELETE2(*paths_of(e, hash), job, path_next);
         job->row.path = path;
         job->path_hash = path_hash(to);
+        LL_PREPEND2(*paths_of(e, job->path_hash), job, path_next);
     }
 }
 
@@ -150,9 +176,12 @@ void job_say_end(struct job *job)
     text_format_size(job->receipt.bytes, size, sizeof size);
     switch (job->end) {
     case STATE_LOADED:
-        log_write(LOG_INFO, &about, "loaded %llu rows (%llu rejected), %s into %s in %s",
-                  (unsigned long long)(job->receipt.parsed - job->receipt.rejected),
-                  (unsigned long long)job->receipt.rejected, size, job->row.table, took);
+        if (job->flow->format == FORMAT_RAW)
+            log_write(LOG_INFO, &about, "loaded %s into %s in %s", size, job->row.table, took);
+        else
+            log_write(LOG_INFO, &about, "loaded %llu rows (%llu rejected), %s into %s in %s",
+                      (unsigned long long)(job->receipt.parsed - job->receipt.rejected),
+                      (unsigned long long)job->receipt.rejected, size, job->row.table, took);
         if (job->reason[0] != '\0')
             log_write(LOG_WARN, &about, "%s", job->reason);
         break;

@@ -129,6 +129,29 @@ static enum err_code inspect_whole(struct job *job)
     return ERR_NONE;
 }
 
+/* `require`: a file without one of these columns is another file than the flow is for. */
+static enum err_code check_required(struct job *job)
+{
+    const struct option_strings *want = &job->flow->require;
+    const struct shape *shape = job->shape;
+    for (size_t i = 0; i < want->count; i++) {
+        size_t c = 0;
+        while (c < shape->column_count && strcmp(shape->columns[c].name, want->items[i]) != 0)
+            c++;
+        if (c < shape->column_count)
+            continue;
+        char found[256] = "";
+        for (c = 0; c < shape->column_count && strlen(found) < 200; c++) {
+            size_t used = strlen(found);
+            snprintf(found + used, sizeof found - used, "%s%.60s", c > 0 ? ", " : "", shape->columns[c].name);
+        }
+        return err_set(&job->err, ERR_INPUT, false,
+                       "column \"%s\" is missing, which the flow requires; line 1 names %zu columns: %s%s",
+                       want->items[i], shape->column_count, found, c < shape->column_count ? " …" : "");
+    }
+    return ERR_NONE;
+}
+
 static enum err_code open_rejects(struct job *job)
 {
     if (job->flow->skip_bad_rows == 0)
@@ -153,42 +176,70 @@ static enum err_code check_claim(struct job *job)
     return ERR_NONE;
 }
 
-void open_run(struct work *work)
+static void take_hash(struct job *job)
 {
-    struct job *job = work->arg;
+    if (!job->shape->has_hash)
+        return;
+    memcpy(job->hash, job->shape->hash, sizeof job->hash);
+    job->has_hash = true;
+}
+
+/* Shape and rows of the file; no rows if it is empty. */
+static enum err_code open_csv(struct job *job)
+{
+    if (inspect_head(job->fd, &job->inspect, &job->arena, &job->shape, &job->err) != ERR_NONE)
+        return job->err.code;
+    take_hash(job);
+    if (job->shape->column_count == 0)
+        return ERR_NONE;
+    if (check_required(job) != ERR_NONE || open_rejects(job) != ERR_NONE)
+        return job->err.code;
+    return inspect_rows(job->fd, &job->inspect, job->shape, &job->rows, &job->err);
+}
+
+static enum err_code open_events(struct job *job)
+{
+    if (open_rejects(job) != ERR_NONE ||
+        inspect_events(job->fd, &job->inspect, &job->arena, &job->shape, &job->rows, &job->err) != ERR_NONE)
+        return job->err.code;
+    take_hash(job);
+    return ERR_NONE;
+}
+
+void open_run(struct job *job, struct finish_memo *memo)
+{
+    (void)memo;
     if (check_claim(job) != ERR_NONE)
         return;
     job->fd = open_file(job);
     job->is_missing = job->fd < 0 && job->err.code == ERR_INPUT && job->intake->settle != NULL;
     if (job->fd < 0 || still_the_version(job->fd, &job->row.file, &job->err) != ERR_NONE)
         return;
-    if (job->row.file.size > 0 && job->want_hash) {
+    bool is_raw = job->flow->format == FORMAT_RAW;
+    if (is_raw || (job->row.file.size > 0 && job->want_hash)) {
         uint64_t size;
         if (inspect_hash(job->fd, &job->load.stop, job->hash, &size, &job->err) != ERR_NONE)
             return;
         job->has_hash = true;
     }
+    if (is_raw) {
+        still_the_version(job->fd, &job->row.file, &job->err);
+        return;
+    }
     job->inspect = (struct inspect_options){
         .csv = &job->flow->csv,
+        .events = &job->flow->events,
         .skip_bad_rows = job->flow->skip_bad_rows,
         .no_kinds = !job->outlet->config->ops->accepts_rows && job->flow->plan.types.policy == TYPES_TEXT,
         .expect_columns = job->expect,
         .expect_count = job->expect_count,
         .buffer_bytes = job->world->config->limits.buffer / 3,
+        .refused = &job->refused,
     };
-    if (inspect_head(job->fd, &job->inspect, &job->arena, &job->shape, &job->err) != ERR_NONE)
-        return;
-    if (job->shape->has_hash) {
-        memcpy(job->hash, job->shape->hash, sizeof job->hash);
-        job->has_hash = true;
-    }
-    if (job->shape->column_count == 0)
+    if ((job->flow->format == FORMAT_JSON ? open_events(job) : open_csv(job)) != ERR_NONE || job->rows == NULL)
         return;
     if (job->flow->plan.mode == MODE_APPEND && job->row.was_loaded && job->flow->on_changed == CHANGED_TAIL &&
         check_prefix(job) != ERR_NONE)
-        return;
-    if (open_rejects(job) != ERR_NONE ||
-        inspect_rows(job->fd, &job->inspect, job->shape, &job->rows, &job->err) != ERR_NONE)
         return;
     if (!job->outlet->config->ops->accepts_rows && inspect_whole(job) != ERR_NONE)
         return;
@@ -204,7 +255,7 @@ static enum err_code recover_folder(int dirfd, const char *path, struct err *err
     return finish_recover(dirfd, folder, err);
 }
 
-static void put_away(struct job *job)
+static void put_away(struct job *job, struct finish_memo *memo)
 {
     const struct intake *in = job->intake;
     int dirfd =
@@ -216,20 +267,24 @@ static void put_away(struct job *job)
     if (dirfd < 0) {
         err_set(&job->err, ERR_SYSTEM, true, "the folder of source %s can't be reached", job->row.source);
     } else if (job->action == FINISH_DELETE) {
-        finish_delete(dirfd, job->row.path, &job->row.file, &job->err);
+        finish_delete(memo, dirfd, job->row.path, &job->row.file, &job->err);
     } else {
-        finish_move(dirfd, job->row.path, &job->row.file, job->action_dir, false, job->place, &job->err);
+        char place[PATH_MAX];
+        finish_move(memo, dirfd, job->row.path, &job->row.file, job->action_dir, false, place, &job->err);
+        /* moved before a kill, which may have come before its reason lay beside it */
+        if (job->is_finish_only && job->write_note && job->err.code == ERR_NONE && place[0] == '\0')
+            finish_find(job->action_dir, job->row.path, &job->row.file, place);
+        job->place = arena_strdup(&job->arena, place);
     }
     job->finish_changed = job->err.code == ERR_CHANGED;
     job->finish_failed = job->err.code != ERR_NONE && !job->finish_changed;
 }
 
-void finish_run(struct work *work)
+void finish_run(struct job *job, struct finish_memo *memo)
 {
-    struct job *job = work->arg;
     struct err note_err = {0};
     if (job->action != FINISH_NONE)
-        put_away(job);
+        put_away(job, memo);
     if (job->clear_note)
         quarantine_clear(job->engine->quarantine_dir, job->row.flow, job->row.path, &note_err);
     if (job->write_note) {
@@ -248,8 +303,8 @@ void finish_run(struct work *work)
             .at_ms = clock_wall_ms(),
             .tries = job->row.tries > 0 ? (uint64_t)job->row.tries : 1, /* as in its receipt */
         };
-        bool was_moved =
-            job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed && job->place[0] != '\0';
+        bool was_moved = job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed &&
+                         job->place != NULL && job->place[0] != '\0';
         quarantine_write(was_moved ? NULL : job->engine->quarantine_dir, was_moved ? job->place : NULL, &note,
                          &note_err);
     }

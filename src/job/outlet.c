@@ -47,8 +47,10 @@ uint64_t backoff_ms(struct engine *e, const struct retry_options *r, int64_t tri
     return wait < 10 ? 10 : wait;
 }
 
-static const char *health_words(enum outlet_state s)
+static const char *health_words(const struct outlet *o, enum outlet_state s, const struct err *err)
 {
+    if (strncmp(err->text, "init: ", 6) == 0 && init_is_due(o))
+        return "can't be prepared; its files stay queued";
     return s == OUTLET_BLOCKED ? "refuses us; its files stay queued" : "is down; its files wait";
 }
 
@@ -62,7 +64,7 @@ static void set_health(struct outlet *o, enum outlet_state to, const struct err 
         o->reason[0] = '\0';
         o->probe_at_ms = 0;
     } else if (o->health != to) {
-        log_write(LOG_ERROR, &about, "%s: %s", health_words(to), err->text);
+        log_write(LOG_ERROR, &about, "%s: %s", health_words(o, to, err), err->text);
     }
     if (err != NULL) {
         snprintf(o->reason, sizeof o->reason, "%s", err->text);
@@ -106,7 +108,13 @@ void outlet_answered(struct outlet *o)
         !o->world->is_stopping) {
         o->identity_known =
             false; /* replaced under our feet: nothing is claimed before the ledger has drawn its conclusions */
-        learn_identity(o);
+        o->init_done = false;
+        if (init_is_due(o)) {
+            o->health = OUTLET_OPENING;
+            outlet_connect(o);
+        } else {
+            learn_identity(o);
+        }
     }
     o->answered_ms = clock_wall_ms();
     o->failures = 0;
@@ -166,6 +174,7 @@ static void on_identity(void *arg, const struct err *err)
         o->identity_known = true;
         spaces_pump(o);
         outlet_pump(o);
+        pipes_pump(w);
     }
     world_release(w);
 }
@@ -191,6 +200,28 @@ static void learn_identity(struct outlet *o)
 static void on_connected(void *arg, const struct err *err)
 {
     struct outlet *o = arg;
+    struct dest_health health;
+    if (err != NULL && err->code != ERR_NONE) {
+        outlet_opened(o, err);
+        return;
+    }
+    memset(&health, 0, sizeof health);
+    o->config->ops->health(o->state, &health);
+    if (o->identity[0] != '\0' && strcmp(health.identity, o->identity) != 0)
+        o->init_done = false; /* another database than the one that was prepared */
+    if (!init_is_due(o) || o->world->is_stopping) {
+        outlet_opened(o, NULL);
+    } else if (o->world->engine->old == NULL) {
+        init_start(o);
+    } else { /* it would meet the loads and pipelines of the configuration before this one: their end pumps */
+        o->is_connecting = false;
+        o->waits_for_old = true;
+        world_release(o->world);
+    }
+}
+
+void outlet_opened(struct outlet *o, const struct err *err)
+{
     struct world *w = o->world;
     o->is_connecting = false;
     if (err == NULL || err->code == ERR_NONE) {
@@ -205,6 +236,7 @@ static void on_connected(void *arg, const struct err *err)
         o->failures++;
         set_health(o, err->code == ERR_DENIED ? OUTLET_BLOCKED : OUTLET_DOWN, err);
         probe_later(o);
+        pipes_pump(w); /* who asked for a run is told */
     }
     engine_check_idle(w->engine);
     world_release(w);
@@ -224,6 +256,7 @@ void outlet_stop(struct outlet *o)
 {
     uv_timer_stop(&o->timer);
     uv_timer_stop(&o->space_timer);
+    init_stop(o);
 }
 
 /* ---- claiming ---- */
@@ -268,6 +301,8 @@ static void on_claimed(void *arg, const struct err *err)
         o->claim_again = false;
         outlet_pump(o);
     }
+    if (o->in_flight == 0 && !o->is_claiming)
+        pipes_pump(w);
     engine_check_idle(w->engine);
     world_release(w);
 }
@@ -276,6 +311,10 @@ void outlet_pump(struct outlet *o)
 {
     struct world *w = o->world;
     struct engine *e = w->engine;
+    if (o->waits_for_old && e->old == NULL) {
+        o->waits_for_old = false;
+        outlet_connect(o);
+    }
     if (w->is_stopping || e->is_draining || e->old != NULL || o->health != OUTLET_OK ||
         ledger_problem(e->ledger)[0] != '\0')
         return;
@@ -296,7 +335,7 @@ void outlet_pump(struct outlet *o)
     struct err err = {0};
     if (c != NULL)
         claim_check_clock(c, o);
-    if (c == NULL || ledger_run(e->ledger, claim_fn, on_claimed, c, &err) != ERR_NONE) {
+    if (c == NULL || ledger_run_repeatable(e->ledger, claim_fn, on_claimed, c, &err) != ERR_NONE) {
         claim_free(c);
         wake_in(o, LEDGER_RETRY_MS);
         return;

@@ -123,17 +123,14 @@ static enum err_code keep_loaded(struct ledger_tx *tx, struct job *job, struct l
     if (job->receipt.created_table && job->outlet->config->ops->ledger_knows_tables &&
         ledger_meta_put(tx, made_key(row->dest, row->table_key, made), "1", err) != ERR_NONE)
         return err->code;
-    if (job->shape != NULL && job->end == STATE_LOADED) {
+    if (job->shape != NULL && job->end == STATE_LOADED && job->flow->format == FORMAT_CSV) {
         const char *json;
         if (header_json(job->shape, &job->arena, &json, err) != ERR_NONE ||
             ledger_header_put(tx, row->dest, row->table_key, json, err) != ERR_NONE)
             return err->code;
     }
     if (row->id != 0 && job->flow->plan.mode == MODE_REPLACE && flow_is_constant(job->flow)) {
-        char key[TABLE_NAME_MAX + 128], value[4200];
-        newest_key(row->dest, row->table_key, key, sizeof key);
-        snprintf(value, sizeof value, "%020lld %s", (long long)job->row.file.mtime_ns, row->path);
-        return ledger_meta_put(tx, key, value, err);
+        return newest_put(tx, row, job->row.file.mtime_ns, err);
     }
     return ERR_NONE;
 }
@@ -142,11 +139,6 @@ const char *made_key(const char *dest, const char *table_key, char ret[MADE_KEY_
 {
     snprintf(ret, MADE_KEY_MAX, "made:%s:%s", dest, table_key);
     return ret;
-}
-
-void newest_key(const char *dest, const char *table_key, char *ret, size_t size)
-{
-    snprintf(ret, size, "newest:%s:%s", dest, table_key);
 }
 
 static bool is_loaded(const struct ledger_row *row)
@@ -225,6 +217,7 @@ static enum err_code record_drop(struct ledger_tx *tx, struct job *job, struct l
         return ERR_NONE;
     if (job->end == STATE_RETRYING) {
         row->tries = job->row.tries;
+        row->failed_ms = job->row.failed_ms;
         row->next_try_ms = job->next_try_ms;
         return ledger_put(tx, row, err);
     }
@@ -366,6 +359,9 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
         return err->code;
     if (is_end && put_receipt(tx, job, row, err) != ERR_NONE)
         return err->code;
+    job->asked_then = job->keeps_loaded && job->end == STATE_LOADED;
+    if (job->asked_then && pipes_want(tx, job->flow, err) != ERR_NONE)
+        return err->code;
     /* In quarantine it stays: something may have been ordered, and chute retry must know. A driver that has nothing to
      * know any more has said so. */
     if (is_end && job->end != STATE_QUARANTINED && forget_checkpoint(tx, job, err) != ERR_NONE)
@@ -380,6 +376,9 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
     row->finish_pending = row->finish_pending || job->clear_note;
     if (ledger_put(tx, row, err) != ERR_NONE)
         return err->code;
+    bool came_to_nothing = is_end && !job->keeps_loaded && !is_newer && !job->load_again;
+    if (came_to_nothing && overtaken_revive(tx, job->flow, row, err) != ERR_NONE)
+        return err->code;
     bool lets_go = row->state == STATE_GONE ? !row->drop_pending : job->end == STATE_QUARANTINED && !row->was_loaded;
     return lets_go ? release_owner(tx, row, err) : ERR_NONE;
 }
@@ -391,6 +390,8 @@ enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err)
     struct intake *in = job->intake;
     if (job->finish_failed)
         return ERR_NONE; /* finish_pending stays: done again at the next start */
+    if (!job->finish_changed)
+        return ledger_put_finished(tx, job->row.id, err);
     for (size_t i = 0; i < in->flow_count; i++) {
         struct ledger_row *row;
         if (ledger_get(tx, job->row.source, job->row.path, in->flows[i]->name, &job->arena, &row, err) != ERR_NONE)
@@ -399,8 +400,7 @@ enum err_code close_fn(struct ledger_tx *tx, void *arg, struct err *err)
             continue;
         if (in->flows[i] == job->flow)
             row->finish_pending = false;
-        if (job->finish_changed)
-            row->taken_by_us = false;
+        row->taken_by_us = false;
         if (ledger_put(tx, row, err) != ERR_NONE)
             return err->code;
     }

@@ -3,6 +3,9 @@
  *
  * A reset pauses its flow first, stops its jobs, and then goes page by page through its rows: one LOAD_FORGET for each,
  * after which the row is deleted. A kill in between leaves a shorter list for the next reset.
+ *
+ * Where a load was cut off, its checkpoint goes to the destination with the LOAD_FORGET: what was ordered over there
+ * goes on, and would make its table after we have forgotten it. The driver waits for its end, however long that takes.
  */
 #include "job_internal.h"
 
@@ -15,15 +18,22 @@ struct reset {
     const struct config_flow *flow;
     struct arena arena;
     struct ledger_row **rows;
-    bool *is_ours; /* per row: a load of ours made its table (ledger_knows_tables) */
+    bool *is_ours;            /* per row: a load of ours made its table (ledger_knows_tables) */
+    const char **checkpoints; /* per row; NULL: none */
     size_t count, next;
     struct load load;
+    bool is_begun; /* the driver has LOAD */
+    bool is_stopping;
+    void (*saved)(struct load *load, const struct err *err); /* SAVING is on its way to the ledger */
+    const char *saving;
     struct buf text;
     struct err err;
     uint64_t dropped, forgotten;
+    bool is_table_gone; /* what the flow's files were loaded into was dropped: only rows of the ledger are left */
     engine_text_cb *cb;
     void *arg;
     uv_timer_t timer; /* waits for the flow's jobs to end */
+    struct reset *prev, *next_reset;
 };
 
 enum { RESET_PAGE = 128, RESET_LOOK_MS = 20 };
@@ -38,8 +48,8 @@ static void on_reset_closed(uv_handle_t *handle)
     struct engine *e = r->e;
     buf_done(&r->text);
     arena_done(&r->arena);
+    DL_DELETE2(e->resets, r, prev, next_reset);
     free(r);
-    e->resets--;
     engine_check_idle(e);
     world_release(w);
 }
@@ -57,10 +67,21 @@ static void reset_end(struct reset *r)
     uv_close((uv_handle_t *)&r->timer, on_reset_closed);
 }
 
-static enum err_code forget_fn(struct ledger_tx *tx, void *arg, struct err *err)
+static void reset_stopped(struct reset *r)
 {
-    struct reset *r = arg;
-    const struct ledger_row *row = r->rows[r->next];
+    err_set(
+        &r->err, ERR_STOPPED, false,
+        "chute is stopping: flow %s is not wholly reset (%llu tables dropped, %llu files forgotten so far); run chute "
+        "reset again",
+        r->flow->name, (unsigned long long)r->dropped, (unsigned long long)r->forgotten);
+    reset_end(r);
+}
+
+static enum err_code forget_row(struct ledger_tx *tx, const struct ledger_row *row, struct err *err)
+{
+    char checkpoint[CHECKPOINT_KEY_MAX];
+    if (ledger_meta_put(tx, checkpoint_key(row->id, checkpoint), NULL, err) != ERR_NONE)
+        return err->code;
     if (row->table_key[0] != '\0') {
         char key[TABLE_NAME_MAX + 128], made[MADE_KEY_MAX];
         newest_key(row->dest, row->table_key, key, sizeof key);
@@ -72,6 +93,21 @@ static enum err_code forget_fn(struct ledger_tx *tx, void *arg, struct err *err)
     return ledger_delete(tx, row->id, err);
 }
 
+/* How many rows from the one in hand on are forgotten at once: all of the page when their table is gone. */
+static size_t forgets(const struct reset *r)
+{
+    return r->is_table_gone ? r->count - r->next : 1;
+}
+
+static enum err_code forget_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct reset *r = arg;
+    for (size_t i = 0; i < forgets(r); i++)
+        if (forget_row(tx, r->rows[r->next + i], err) != ERR_NONE)
+            return err->code;
+    return ERR_NONE;
+}
+
 static void on_forgotten(void *arg, const struct err *err)
 {
     struct reset *r = arg;
@@ -80,8 +116,9 @@ static void on_forgotten(void *arg, const struct err *err)
         reset_end(r);
         return;
     }
-    r->forgotten++;
-    r->next++;
+    size_t count = forgets(r);
+    r->forgotten += count;
+    r->next += count;
     reset_next(r);
 }
 
@@ -95,17 +132,54 @@ static void on_table_forgotten(struct load *load)
 {
     struct reset *r = load->owner;
     const struct ledger_row *row = r->rows[r->next];
+    r->is_begun = false;
     r->err = load->err;
+    if (r->err.code == ERR_STOPPED && r->is_stopping) {
+        reset_stopped(r);
+        return;
+    }
     if (r->err.code != ERR_NONE) {
         err_wrap(&r->err, "drop %s in %s", row->table, r->outlet->config->name);
         reset_end(r);
         return;
     }
     if (strcmp(load->receipt.dest_id, "dropped") == 0) {
-        r->dropped++;
-        buf_printf(&r->text, "dropped %s in %s\n", row->table, r->outlet->config->name);
+        bool has_parts = load->part_count > 0;
+        r->dropped += has_parts ? load->receipt.updated : 1;
+        buf_printf(&r->text, "dropped %s in %s\n", has_parts ? load->receipt.warnings : row->table,
+                   r->outlet->config->name);
     }
+    /* The one table of the flow, or all tables of its rules: other rows have nothing to drop, unless they began more.
+     */
+    r->is_table_gone = flow_is_constant(r->flow) && !r->outlet->config->ops->keeps_checkpoints;
     reset_forget_row(r);
+}
+
+static enum err_code save_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    const struct reset *r = arg;
+    char key[CHECKPOINT_KEY_MAX];
+    return ledger_meta_put(tx, checkpoint_key(r->rows[r->next]->id, key), r->saving[0] != '\0' ? r->saving : NULL, err);
+}
+
+static void on_saved(void *arg, const struct err *err)
+{
+    struct reset *r = arg;
+    if (err == NULL)
+        r->load.checkpoint = r->saving;
+    r->saved(&r->load, err);
+}
+
+/* As checkpoint_save(), of a row that has no job. */
+static enum err_code reset_save(struct load *load, const char *text,
+                                void (*saved)(struct load *load, const struct err *err), struct err *err)
+{
+    struct reset *r = load->owner;
+    r->saving = arena_strdup(&r->arena, text);
+    r->saved = saved;
+    if (r->saving == NULL)
+        return err_nomem(err);
+    return ledger_run(r->e->ledger, save_fn, on_saved, r, err);
 }
 
 static void reset_next(struct reset *r)
@@ -114,9 +188,21 @@ static void reset_next(struct reset *r)
         reset_page(r);
         return;
     }
+    if (r->is_stopping) {
+        reset_stopped(r);
+        return;
+    }
     const struct ledger_row *row = r->rows[r->next];
-    if (row->table[0] == '\0' || (!row->was_loaded && !row->drop_pending)) {
+    bool may_hold = row->was_loaded || row->drop_pending || r->checkpoints[r->next] != NULL;
+    if (r->is_table_gone || row->table[0] == '\0' || !may_hold) {
         reset_forget_row(r);
+        return;
+    }
+    if (r->outlet->health != OUTLET_OK) {
+        err_set(&r->err, ERR_REMOTE, true,
+                "destination %s does not answer, so %s can't be dropped (%s); run chute reset again when it does",
+                r->outlet->config->name, row->table, r->outlet->reason);
+        reset_end(r);
         return;
     }
     memset(&r->load, 0, sizeof r->load);
@@ -128,7 +214,11 @@ static void reset_next(struct reset *r)
                             .load_key = row->load_key,
                             .table = row->table,
                             .is_ours = r->is_ours[r->next],
+                            .parts = r->flow->parts,
+                            .part_count = r->flow->part_count,
                             .fd = -1,
+                            .checkpoint = r->checkpoints[r->next] != NULL ? r->checkpoints[r->next] : "",
+                            .save = reset_save,
                             .finished = on_table_forgotten,
                             .owner = r};
     const char *dot = r->outlet->config->ops->space_word != NULL ? strchr(row->table, '.') : NULL;
@@ -140,8 +230,20 @@ static void reset_next(struct reset *r)
             reset_end(r);
             return;
         }
+        struct load_part *parts = arena_alloc(&r->arena, (r->flow->part_count + 1) * sizeof *parts);
+        if (parts == NULL) {
+            err_nomem(&r->err);
+            reset_end(r);
+            return;
+        }
+        for (size_t i = 0; i < r->flow->part_count; i++) {
+            parts[i] = r->flow->parts[i];
+            parts[i].space = r->load.space;
+        }
+        r->load.parts = parts;
     }
-    if (r->outlet->config->ops->begin(r->outlet->state, &r->load, &r->err) != ERR_NONE)
+    r->is_begun = r->outlet->config->ops->begin(r->outlet->state, &r->load, &r->err) == ERR_NONE;
+    if (!r->is_begun)
         reset_end(r);
 }
 
@@ -159,6 +261,21 @@ static bool take_row(void *arg, const struct ledger_row *row)
     return true;
 }
 
+/* What else the ledger knows of row I. */
+static void page_facts(struct ledger_tx *tx, struct reset *r, size_t i)
+{
+    const struct ledger_row *row = r->rows[i];
+    const struct dest_ops *ops = r->outlet->config->ops;
+    char made_name[MADE_KEY_MAX], checkpoint[CHECKPOINT_KEY_MAX];
+    const char *made = NULL;
+    if (ops->ledger_knows_tables &&
+        ledger_meta_get(tx, made_key(row->dest, row->table_key, made_name), &r->arena, &made, &r->err) != ERR_NONE)
+        return;
+    r->is_ours[i] = made != NULL;
+    if (ops->keeps_checkpoints)
+        ledger_meta_get(tx, checkpoint_key(row->id, checkpoint), &r->arena, &r->checkpoints[i], &r->err);
+}
+
 static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct reset *r = arg;
@@ -167,18 +284,15 @@ static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
     r->count = r->next = 0;
     r->rows = arena_alloc(&r->arena, RESET_PAGE * sizeof *r->rows);
     r->is_ours = arena_alloc(&r->arena, RESET_PAGE * sizeof *r->is_ours);
-    if (r->rows == NULL || r->is_ours == NULL)
+    r->checkpoints = arena_alloc(&r->arena, RESET_PAGE * sizeof *r->checkpoints);
+    if (r->rows == NULL || r->is_ours == NULL || r->checkpoints == NULL)
         return err_nomem(err);
     const struct ledger_query q = {.flow = r->flow->name, .limit = RESET_PAGE};
     err_clear(&r->err);
     if (ledger_each(tx, &q, take_row, r, err) != ERR_NONE)
         return err->code;
-    for (size_t i = 0; i < r->count && r->err.code == ERR_NONE && r->outlet->config->ops->ledger_knows_tables; i++) {
-        char key[MADE_KEY_MAX];
-        const char *made = NULL;
-        ledger_meta_get(tx, made_key(r->rows[i]->dest, r->rows[i]->table_key, key), &r->arena, &made, &r->err);
-        r->is_ours[i] = made != NULL;
-    }
+    for (size_t i = 0; i < r->count && r->err.code == ERR_NONE; i++)
+        page_facts(tx, r, i);
     /* A row that could not be copied is not the end of the list. */
     return r->err.code != ERR_NONE ? err_set(err, r->err.code, r->err.retryable, "%s", r->err.text) : ERR_NONE;
 }
@@ -196,15 +310,22 @@ static void on_page(void *arg, const struct err *err)
 
 static void reset_page(struct reset *r)
 {
-    if (ledger_run(r->e->ledger, page_fn, on_page, r, &r->err) != ERR_NONE)
+    if (r->is_stopping)
+        reset_stopped(r);
+    else if (ledger_run(r->e->ledger, page_fn, on_page, r, &r->err) != ERR_NONE)
         reset_end(r);
 }
 
-/* The flow's jobs were told to stop; look again shortly until they have. */
+/*
+ * The flow's jobs were told to stop; look again shortly until they have. And the destination has to be asked first
+ * which one it is: in another one than before nothing is ours.
+ */
 static void on_look(uv_timer_t *timer)
 {
     struct reset *r = timer->data;
-    bool running = r->outlet->is_claiming;
+    const struct outlet *o = r->outlet;
+    bool is_opening = o->health == OUTLET_OPENING || (o->health == OUTLET_OK && !o->identity_known);
+    bool running = o->is_claiming || (is_opening && !r->is_stopping);
     struct job *job;
     DL_FOREACH(r->e->jobs, job) {
         if (job->flow == r->flow) {
@@ -256,12 +377,23 @@ enum err_code engine_reset(struct engine *e, const char *flow_name, engine_text_
     buf_init(&r->text);
     r->cb = cb;
     r->arg = arg;
-    e->resets++;
+    DL_APPEND2(e->resets, r, prev, next_reset);
     world_hold(r->world);
     uv_timer_init(e->loop, &r->timer);
     r->timer.data = r;
     uv_timer_start(&r->timer, on_look, 1, RESET_LOOK_MS);
     return ERR_NONE;
+}
+
+void resets_stop(struct engine *e)
+{
+    struct reset *r;
+    DL_FOREACH2(e->resets, r, next_reset)
+    {
+        r->is_stopping = true;
+        if (r->is_begun)
+            r->outlet->config->ops->abort(r->outlet->state, &r->load);
+    }
 }
 
 /* ---- a destination that is another one than before ---- */

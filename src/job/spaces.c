@@ -176,7 +176,7 @@ enum err_code space_owner(struct ledger_tx *tx, const struct config_flow *flow, 
     char name[TABLE_NAME_MAX], key[TABLE_NAME_MAX], fact[TABLE_NAME_MAX + 128], folder[4200], mine[4400];
     const char *owner = NULL;
     *ret_owner = NULL;
-    if (flow->space == NULL || template_is_constant(flow->space))
+    if (flow->space == NULL || flow->space_is_given || template_is_constant(flow->space))
         return ERR_NONE;
     folder_of(row->path, folder, sizeof folder);
     if (flow_space_name(flow, row->path, name, key, sizeof name, err) != ERR_NONE) {

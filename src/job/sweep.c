@@ -23,6 +23,7 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
      * waits may have been committed before a kill cut off our record. Dropping what is not there is no error.
      */
     bool may_hold = row->was_loaded || is_unended(row->state);
+    bool was_to_come = is_unended(row->state);
     bool drops = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && may_hold && row->table[0] != '\0';
     row->finish_pending = row->state == STATE_QUARANTINED; /* its reason file goes too */
     row->state = STATE_GONE;
@@ -40,6 +41,10 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
     row->load_key = old_key; /* the new one lives no longer than this call */
     if (code != ERR_NONE)
         return code;
+    /* Renamed, it is still the newest. */
+    bool is_renamed = strncmp(reason, RENAMED_PREFIX, strlen(RENAMED_PREFIX)) == 0;
+    if (was_to_come && !is_renamed && overtaken_revive(tx, flow, row, err) != ERR_NONE)
+        return err->code;
     return row->drop_pending ? ERR_NONE : release_owner(tx, row, err);
 }
 
@@ -133,7 +138,7 @@ static void on_gone_probed(void *arg, struct probe *probes, size_t count)
     struct err err = {0};
     (void)probes;
     (void)count;
-    if (ledger_run(work->in->world->engine->ledger, gone_fn, on_gone_marked, work, &err) != ERR_NONE)
+    if (ledger_run_repeatable(work->in->world->engine->ledger, gone_fn, on_gone_marked, work, &err) != ERR_NONE)
         on_gone_marked(work, &err);
 }
 

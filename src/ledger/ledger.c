@@ -1,8 +1,11 @@
 /*
  * ledger.c -- the daemon's way in: a queue of work, one request on the pool, one commit for all that waits.
  *
- *   ledger_run() -> queue -> [pool: BEGIN, each work in a savepoint, COMMIT] -> DONE of each, on the loop
+ *   ledger_run() -> queue -> [pool: BEGIN, each work, COMMIT] -> DONE of each, on the loop
  *
+ * What is queued in one turn of the loop goes together: a group begins at the end of the turn.
+ * Where one of a group may not run twice, each has a savepoint of its own. Else they run without: a savepoint costs a
+ * copy of every page that is touched. If one fails then, all is undone, and they run again with savepoints.
  * A commit that fails is the failure of every work in it; what the next ledger_run() queues tries again.
  */
 #include "ledger_internal.h"
@@ -37,6 +40,7 @@ struct item {
     ledger_fn *fn;
     ledger_done *done;
     void *arg;
+    bool may_repeat;
     struct err err; /* code ERR_NONE: committed */
 };
 
@@ -44,6 +48,8 @@ struct ledger {
     struct work work; /* first: in flight while is_busy */
     uv_loop_t *loop;
     uv_timer_t idle;      /* keeps no loop alive; armed once after the last work */
+    uv_idle_t turn;       /* active while the next group waits for the end of this turn */
+    unsigned handles;     /* of these two, not closed yet */
     struct ledger_tx *tx; /* belongs to the pool while is_busy */
     struct item *queue;
     size_t pending; /* queued, running, or before their DONE */
@@ -61,7 +67,7 @@ struct ledger {
     bool is_closing;
 };
 
-static void start_next(struct ledger *l);
+static void start_soon(struct ledger *l);
 
 /* ---- on the pool ---- */
 
@@ -77,14 +83,23 @@ static void roll_back(struct ledger_tx *tx)
 {
     if (sqlite3_get_autocommit(tx->db) == 0)
         sqlite3_exec(tx->db, "ROLLBACK", NULL, NULL, NULL);
-    ledger_forget_names(tx);
+    ledger_forget_undone(tx);
 }
 
-/* One work in its savepoint. ERR: the whole transaction is lost. */
-static enum err_code run_item(struct ledger_tx *tx, struct item *item, bool is_alone, struct err *err)
+/* How the works of a group are kept apart. */
+enum apart {
+    ALONE,    /* there is one: the transaction is its own */
+    TOGETHER, /* not at all */
+    APART     /* by savepoints */
+};
+
+/* One work. ERR: the whole transaction is lost. *RET_UNDO: it must be undone, and nothing but a rollback can. */
+static enum err_code run_item(struct ledger_tx *tx, struct item *item, enum apart apart, bool *ret_undo,
+                              struct err *err)
 {
+    *ret_undo = false;
     err_clear(&item->err);
-    if (!is_alone && ledger_exec(tx, "SAVEPOINT work", err) != ERR_NONE)
+    if (apart == APART && ledger_exec(tx, "SAVEPOINT work", err) != ERR_NONE)
         return err->code;
     enum err_code code = item->fn(tx, item->arg, &item->err);
     if (code != ERR_NONE && item->err.code == ERR_NONE)
@@ -98,10 +113,37 @@ static enum err_code run_item(struct ledger_tx *tx, struct item *item, bool is_a
             ledger_sqlite_error(tx, tx->broken != 0 ? tx->broken : SQLITE_ABORT, err);
         return err->code;
     }
+    if (code == ERR_NONE && apart != APART)
+        return ERR_NONE;
     if (code == ERR_NONE)
-        return is_alone ? ERR_NONE : ledger_exec(tx, "RELEASE work", err);
-    ledger_forget_names(tx);
-    return ledger_exec(tx, is_alone ? "ROLLBACK; BEGIN IMMEDIATE" : "ROLLBACK TO work; RELEASE work", err);
+        return ledger_tally_flush(tx, err) == ERR_NONE ? ledger_exec(tx, "RELEASE work", err) : err->code;
+    *ret_undo = apart == TOGETHER;
+    if (*ret_undo)
+        return ERR_NONE;
+    ledger_forget_undone(tx);
+    return ledger_exec(tx, apart == ALONE ? "ROLLBACK; BEGIN IMMEDIATE" : "ROLLBACK TO work; RELEASE work", err);
+}
+
+static enum apart apart_of(const struct item *group)
+{
+    bool may_repeat = true;
+    for (const struct item *i = group; i != NULL; i = i->next)
+        may_repeat = may_repeat && i->may_repeat;
+    return group->next == NULL ? ALONE : may_repeat ? TOGETHER : APART;
+}
+
+/* The works from GROUP on, as far as there is time. *RET_END: the first one that was not run. */
+static enum err_code run_items(struct ledger_tx *tx, struct item *group, enum apart apart, struct item **ret_end,
+                               bool *ret_undo, struct err *err)
+{
+    uint64_t start_ms = clock_mono_ms();
+    struct item *item = group;
+    *ret_undo = false;
+    for (; item != NULL && (item == group || clock_mono_ms() - start_ms < GROUP_MS); item = item->next)
+        if (run_item(tx, item, apart, ret_undo, err) != ERR_NONE || *ret_undo)
+            break;
+    *ret_end = item;
+    return err->code;
 }
 
 static void checkpoint(struct ledger *l)
@@ -147,17 +189,19 @@ static void run_group(struct ledger *l, struct item **ret_end)
 {
     struct ledger_tx *tx = l->tx;
     struct err *err = &l->group_err;
-    uint64_t start_ms = clock_mono_ms();
     struct item *item = l->group;
     int64_t changes = sqlite3_total_changes64(tx->db);
+    bool must_undo = false;
     tx->broken = 0;
     *ret_end = NULL;
     if (ledger_exec(tx, "BEGIN IMMEDIATE", err) == ERR_NONE) {
-        bool is_alone = item->next == NULL;
-        for (; item != NULL && (item == l->group || clock_mono_ms() - start_ms < GROUP_MS); item = item->next)
-            if (run_item(tx, item, is_alone, err) != ERR_NONE)
-                break;
-        if (err->code == ERR_NONE)
+        run_items(tx, l->group, apart_of(l->group), &item, &must_undo, err);
+        if (must_undo) {
+            roll_back(tx);
+            if (ledger_exec(tx, "BEGIN IMMEDIATE", err) == ERR_NONE)
+                run_items(tx, l->group, APART, &item, &must_undo, err);
+        }
+        if (err->code == ERR_NONE && ledger_tally_flush(tx, err) == ERR_NONE)
             ledger_exec(tx, "COMMIT", err);
     }
     if (err->code == ERR_NONE) {
@@ -240,7 +284,7 @@ static void on_loop(struct work *work)
     l->idle_checkpoint_failed = l->was_checkpoint && l->tx->wal_frames != 0;
     answer_group(l); /* may queue more: that waits, is_busy is still set */
     l->is_busy = false;
-    start_next(l);
+    start_soon(l);
 }
 
 static void on_close_pool(struct work *work)
@@ -254,9 +298,11 @@ static void on_close_pool(struct work *work)
     l->tx = NULL;
 }
 
-static void on_idle_closed(uv_handle_t *handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
     struct ledger *l = handle->data;
+    if (--l->handles > 0)
+        return;
     void (*closed)(void *arg) = l->closed;
     void *arg = l->closed_arg;
     free(l);
@@ -267,7 +313,8 @@ static void on_idle_closed(uv_handle_t *handle)
 static void on_close_loop(struct work *work)
 {
     struct ledger *l = (struct ledger *)work;
-    uv_close((uv_handle_t *)&l->idle, on_idle_closed);
+    uv_close((uv_handle_t *)&l->idle, on_handle_closed);
+    uv_close((uv_handle_t *)&l->turn, on_handle_closed);
 }
 
 /* A burst is over: what it needed goes back to the system, so that a daemon that waits for years is small. */
@@ -295,6 +342,7 @@ static void fail_all(struct ledger *l, const struct err *err)
 static void start_next(struct ledger *l)
 {
     struct err err = {0};
+    uv_idle_stop(&l->turn);
     if (l->is_busy)
         return;
     bool is_last = l->queue == NULL && l->is_closing;
@@ -318,7 +366,20 @@ static void start_next(struct ledger *l)
     fail_all(l, &err);
 }
 
-enum err_code ledger_run(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, struct err *err)
+static void on_turn(uv_idle_t *turn)
+{
+    start_next(turn->data);
+}
+
+/* At the end of this turn of the loop, so that all that is queued until then shares a commit. */
+static void start_soon(struct ledger *l)
+{
+    if (!l->is_busy)
+        uv_idle_start(&l->turn, on_turn);
+}
+
+static enum err_code enqueue(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, bool may_repeat,
+                             struct err *err)
 {
     struct item *item = calloc(1, sizeof(*item));
     if (item == NULL)
@@ -326,10 +387,21 @@ enum err_code ledger_run(struct ledger *l, ledger_fn *fn, ledger_done *done, voi
     item->fn = fn;
     item->done = done;
     item->arg = arg;
+    item->may_repeat = may_repeat;
     DL_APPEND(l->queue, item);
     l->pending++;
-    start_next(l);
+    start_soon(l);
     return ERR_NONE;
+}
+
+enum err_code ledger_run(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, struct err *err)
+{
+    return enqueue(l, fn, done, arg, false, err);
+}
+
+enum err_code ledger_run_repeatable(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, struct err *err)
+{
+    return enqueue(l, fn, done, arg, true, err);
 }
 
 const char *ledger_problem(const struct ledger *l)
@@ -357,6 +429,9 @@ enum err_code ledger_open(uv_loop_t *loop, const struct ledger_options *options,
     uv_timer_init(loop, &l->idle);
     uv_unref((uv_handle_t *)&l->idle);
     l->idle.data = l;
+    uv_idle_init(loop, &l->turn);
+    l->turn.data = l;
+    l->handles = 2;
     *ret = l;
     return ERR_NONE;
 }
@@ -366,5 +441,5 @@ void ledger_close(struct ledger *l, void (*closed)(void *arg), void *arg)
     l->closed = closed;
     l->closed_arg = arg;
     l->is_closing = true;
-    start_next(l);
+    start_soon(l);
 }

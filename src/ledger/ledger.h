@@ -5,9 +5,9 @@
  *
  * Two ways in:
  *  - the daemon: ledger_open() once; ledger_run() queues a piece of work that runs on the pool with a struct ledger_tx.
- *    One connection, one request on the pool at a time; all work queued while a commit runs shares the next
- *    transaction (group commit), each in a savepoint of its own, so that one failing work undoes only itself. DONE is
- * called on the loop after the commit is on disk (WAL, synchronous=FULL).
+ *    One connection, one request on the pool at a time; all work queued while a commit runs, or in the same turn of the
+ *    loop, shares the next transaction (group commit); one failing work undoes only itself. DONE is called on the loop
+ *    after the commit is on disk (WAL, synchronous=FULL).
  *  - commands: ledger_tx_open() opens the file directly, read-only or not, beside a running daemon or without one.
  *
  * Memory: bounded (page cache 1 MiB), nothing is kept per file. ERR is never NULL in this room.
@@ -100,6 +100,12 @@ typedef void ledger_done(void *arg, const struct err *err);
 /* Queue FN. DONE (may be NULL) comes once, later; works run in the order they were queued. Never fails but for memory
  * (then DONE is never called). */
 enum err_code ledger_run(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, struct err *err);
+/*
+ * The same for a FN that may be run again: what it leaves in ARG when its transaction is undone does it no harm, and
+ * the second run fills anew whatever the first has filled. A group of nothing but such works needs no savepoints, which
+ * is most of its cost.
+ */
+enum err_code ledger_run_repeatable(struct ledger *l, ledger_fn *fn, ledger_done *done, void *arg, struct err *err);
 /* "" while the last commit worked, else why the ledger can't be written (intake must stop); tried again with each
  * ledger_run(). */
 const char *ledger_problem(const struct ledger *l);
@@ -125,6 +131,11 @@ enum err_code ledger_get(struct ledger_tx *tx, const char *source, const char *p
 /* Insert (id 0; sets it) or update all members of ROW (inserted again if it was deleted meanwhile). A row of the same
  * (source, path, flow) with another id is replaced. */
 enum err_code ledger_put(struct ledger_tx *tx, struct ledger_row *row, struct err *err);
+/* Nothing is pending for the file of row ID any more (finish_pending): ledger_put() for a single bit. No such row:
+ * fine. */
+enum err_code ledger_put_finished(struct ledger_tx *tx, int64_t id, struct err *err);
+/* Is there any row of this inode, in whatever source? The quick half of looking for renames. */
+enum err_code ledger_knows_inode(struct ledger_tx *tx, uint64_t inode, uint64_t dev, bool *ret, struct err *err);
 /* Forget a row and the versions it loaded; its receipts stay as history. */
 enum err_code ledger_delete(struct ledger_tx *tx, int64_t id, struct err *err);
 

@@ -25,6 +25,7 @@
 
 #define LEDGER_STATEMENTS 40
 #define LEDGER_NAMES 32
+#define LEDGER_DELTAS 32
 
 struct ledger_statement {
     const char *sql;
@@ -38,6 +39,13 @@ struct ledger_name {
     int64_t id;
 };
 
+/* Files that a transaction brought into a state, less those it took out, not yet in the table `tally`. */
+struct ledger_delta {
+    int64_t flow;
+    int state;
+    int64_t n;
+};
+
 /* One connection. Memory: the page cache, LEDGER_STATEMENTS prepared statements and LEDGER_NAMES short names. */
 struct ledger_tx {
     sqlite3 *db;
@@ -46,6 +54,8 @@ struct ledger_tx {
     uint64_t uses;
     struct ledger_name names[LEDGER_NAMES]; /* of committed or own inserts; emptied by every rollback */
     size_t name_count;
+    struct ledger_delta deltas[LEDGER_DELTAS]; /* of this transaction; emptied by every rollback */
+    size_t delta_count;
     int broken;        /* SQLite's code of a failure that concerns the file, not one piece of work; 0 none */
     int last;          /* SQLite's code of the last failure of any kind */
     int wal_frames;    /* as the last commit left them */
@@ -89,7 +99,7 @@ bool ledger_is_corrupt(int rc);
 /* Of a ledger that is read without locks: is the file still the one that was opened? */
 bool ledger_stood_still(const struct ledger_tx *tx);
 /* After any rollback: forget what may not be in the file. */
-void ledger_forget_names(struct ledger_tx *tx);
+void ledger_forget_undone(struct ledger_tx *tx);
 /*
  * PATH with the links of its folder followed, into RET (SIZE bytes). SQLite's NOFOLLOW refuses a link anywhere in a
  * path, and a state folder may well be reached through one: systemd's DynamicUser makes /var/lib/NAME a link. Returns
@@ -132,18 +142,24 @@ enum err_code ledger_name_find(struct ledger_tx *tx, const char *text, int64_t *
 enum err_code ledger_name_put(struct ledger_tx *tx, const char *text, int64_t *ret_id, struct err *err);
 
 /* In the order that ledger_row_read() expects. */
-#define LEDGER_ROW_COLUMNS                                                                                             \
-    "f.id, s.text, f.path, w.text, d.text, f.tbl, f.table_key, f.state, f.size, f.mtime_ns, f.ctime_ns, f.inode, "     \
-    "f.dev, f.l_size, f.l_mtime_ns, f.l_ctime_ns, f.l_inode, f.l_dev, f.hash, f.records, f.flags, f.reason, "          \
-    "f.load_key, f.tries, f.failed_ms, f.next_try_ms, f.since_ms, f.seen_ms, f.definition "
+#define LEDGER_ROW_COLUMNS "f.id, s.text, f.path, w.text, d.text, " LEDGER_ROW_VALUES
+#define LEDGER_ROW_VALUES                                                                                              \
+    "f.tbl, f.table_key, f.state, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.dev, f.l_size, f.l_mtime_ns, "            \
+    "f.l_ctime_ns, f.l_inode, f.l_dev, f.hash, f.records, f.flags, f.reason, f.load_key, f.tries, f.failed_ms, "       \
+    "f.next_try_ms, f.since_ms, f.seen_ms, f.definition "
 /* HOW: "", "NOT INDEXED" or "INDEXED BY x". */
 #define LEDGER_ROW_FROM(how)                                                                                           \
     "FROM file f " how " LEFT JOIN name s ON s.id = f.source LEFT JOIN name w ON w.id = f.flow "                       \
     "LEFT JOIN name d ON d.id = f.dest "
 /* The row under STMT, copied to ARENA. *RET NULL: its content makes no sense (a hand edited it), take it as absent. */
 enum err_code ledger_row_read(sqlite3_stmt *stmt, struct arena *arena, struct ledger_row **ret, struct err *err);
-/* N more (or fewer) files of a flow in a state. */
+/*
+ * N more (or fewer) files of a flow in a state. Kept in memory until ledger_tally_flush(), which must come before a
+ * commit, before a savepoint, and before anybody reads the tally: a file goes through four states, and a group of
+ * hundreds of files would write the same few rows a thousand times.
+ */
 enum err_code ledger_tally(struct ledger_tx *tx, int64_t flow, int state, int64_t n, struct err *err);
+enum err_code ledger_tally_flush(struct ledger_tx *tx, struct err *err);
 
 /* ---- ledger_history.c ---- */
 

@@ -276,6 +276,8 @@ static bool tally_knows(const struct ledger_query *q)
 static enum err_code begin_count(struct query *query, struct ledger_tx *tx, const struct plan *p, struct err *err)
 {
     if (tally_knows(p->q)) {
+        if (ledger_tally_flush(tx, err) != ERR_NONE)
+            return err->code;
         if (query_begin(query, tx,
                         "SELECT coalesce(sum(n), 0) FROM tally WHERE (?1 = 0 OR flow = ?1) "
                         "AND (?2 = 0 OR (?2 >> state) & 1)",
@@ -351,7 +353,8 @@ enum err_code ledger_counters(struct ledger_tx *tx, struct arena *arena, struct 
     err_clear(err);
     *ret = NULL;
     *ret_count = 0;
-    if (query_begin(&q, tx, "SELECT count(DISTINCT flow) FROM tally", err) != ERR_NONE ||
+    if (ledger_tally_flush(tx, err) != ERR_NONE ||
+        query_begin(&q, tx, "SELECT count(DISTINCT flow) FROM tally", err) != ERR_NONE ||
         query_step(&q, &has_row, err) != ERR_NONE || !has_row)
         return err->code;
     int64_t flows = column_int(q.stmt, 0);

@@ -40,7 +40,7 @@ static enum err_code kept(struct rescue *r, struct err *err)
     if (++r->uncommitted < ROWS_PER_COMMIT)
         return ERR_NONE;
     r->uncommitted = 0;
-    return ledger_exec(r->to, "COMMIT; BEGIN", err);
+    return ledger_tally_flush(r->to, err) == ERR_NONE ? ledger_exec(r->to, "COMMIT; BEGIN", err) : err->code;
 }
 
 static enum err_code keep_file(struct rescue *r, sqlite3_stmt *stmt, struct err *err)
@@ -155,7 +155,7 @@ static enum err_code rescue_tables(struct rescue *r, struct err *err)
             r, "SELECT " LEDGER_RECEIPT_COLUMNS LEDGER_RECEIPT_FROM("NOT INDEXED") "WHERE r.id > ?1 ORDER BY r.id",
             keep_receipt, err);
     /* Versions of rows that were not readable belong to nobody. */
-    if (err->code == ERR_NONE)
+    if (err->code == ERR_NONE && ledger_tally_flush(r->to, err) == ERR_NONE)
         ledger_exec(r->to, "DELETE FROM version WHERE file NOT IN (SELECT id FROM file); COMMIT", err);
     return err->code;
 }

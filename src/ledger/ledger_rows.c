@@ -188,14 +188,18 @@ enum err_code ledger_get(struct ledger_tx *tx, const char *source, const char *p
     *ret = NULL;
     if (find_two(tx, source, flow, &source_id, &flow_id, &is_known, err) != ERR_NONE || !is_known)
         return err->code;
+    /* The names of source and flow are at hand: no need to look them up. */
     if (query_begin(&q, tx,
-                    "SELECT " LEDGER_ROW_COLUMNS LEDGER_ROW_FROM(
-                        "INDEXED BY file_name") "WHERE f.source = ?1 AND f.path = ?2 AND f.flow = ?3",
+                    "SELECT f.id, ?4, f.path, ?5, d.text, " LEDGER_ROW_VALUES
+                    "FROM file f INDEXED BY file_name LEFT JOIN name d ON d.id = f.dest "
+                    "WHERE f.source = ?1 AND f.path = ?2 AND f.flow = ?3",
                     err) != ERR_NONE)
         return err->code;
     query_int(&q, source_id);
     query_text(&q, path);
     query_int(&q, flow_id);
+    query_text(&q, source);
+    query_text(&q, flow);
     if (query_step(&q, &has_row, err) != ERR_NONE || !has_row)
         return err->code;
     ledger_row_read(q.stmt, arena, ret, err);
@@ -205,7 +209,7 @@ enum err_code ledger_get(struct ledger_tx *tx, const char *source, const char *p
 
 /* ---- writing ---- */
 
-enum err_code ledger_tally(struct ledger_tx *tx, int64_t flow, int state, int64_t n, struct err *err)
+static enum err_code tally_one(struct ledger_tx *tx, const struct ledger_delta *d, struct err *err)
 {
     struct query q;
     if (query_begin(&q, tx,
@@ -213,10 +217,35 @@ enum err_code ledger_tally(struct ledger_tx *tx, int64_t flow, int state, int64_
                     "ON CONFLICT(flow, state) DO UPDATE SET n = n + excluded.n",
                     err) != ERR_NONE)
         return err->code;
-    query_int(&q, flow);
-    query_int(&q, state);
-    query_int(&q, n);
+    query_int(&q, d->flow);
+    query_int(&q, d->state);
+    query_int(&q, d->n);
     return query_run(&q, err);
+}
+
+enum err_code ledger_tally_flush(struct ledger_tx *tx, struct err *err)
+{
+    for (size_t i = 0; i < tx->delta_count; i++)
+        if (tx->deltas[i].n != 0 && tally_one(tx, &tx->deltas[i], err) != ERR_NONE)
+            return err->code;
+    tx->delta_count = 0;
+    return ERR_NONE;
+}
+
+enum err_code ledger_tally(struct ledger_tx *tx, int64_t flow, int state, int64_t n, struct err *err)
+{
+    size_t i = 0;
+    while (i < tx->delta_count && (tx->deltas[i].flow != flow || tx->deltas[i].state != state))
+        i++;
+    if (i == LEDGER_DELTAS) {
+        if (ledger_tally_flush(tx, err) != ERR_NONE)
+            return err->code;
+        i = 0;
+    }
+    if (i == tx->delta_count)
+        tx->deltas[tx->delta_count++] = (struct ledger_delta){.flow = flow, .state = state};
+    tx->deltas[i].n += n;
+    return ERR_NONE;
 }
 
 /* What a put must know about the stored row: for the tally, and which indexes it can leave alone. */
@@ -425,6 +454,33 @@ enum err_code ledger_put(struct ledger_tx *tx, struct ledger_row *row, struct er
     if (delete_namesake(tx, source, row->path, flow, 0, err) != ERR_NONE)
         return err->code;
     return insert(tx, row, source, flow, dest, &is_taken, err);
+}
+
+enum err_code ledger_put_finished(struct ledger_tx *tx, int64_t id, struct err *err)
+{
+    struct query q;
+    err_clear(err);
+    _Static_assert(FLAG_FINISH_PENDING == 2, "the statement has it as a number");
+    if (query_begin(&q, tx, "UPDATE file SET flags = flags & ~2 WHERE id = ?1 AND (flags & 2) <> 0", err) != ERR_NONE)
+        return err->code;
+    query_int(&q, id);
+    return query_run(&q, err);
+}
+
+enum err_code ledger_knows_inode(struct ledger_tx *tx, uint64_t inode, uint64_t dev, bool *ret, struct err *err)
+{
+    struct query q;
+    err_clear(err);
+    *ret = false;
+    if (query_begin(&q, tx,
+                    "SELECT 1 FROM file INDEXED BY file_inode WHERE inode = ?1 AND dev = ?2 AND inode <> 0 LIMIT 1",
+                    err) != ERR_NONE)
+        return err->code;
+    query_int(&q, (int64_t)inode);
+    query_int(&q, (int64_t)dev);
+    if (query_step(&q, ret, err) == ERR_NONE)
+        query_end(&q);
+    return err->code;
 }
 
 /* ---- rename ---- */

@@ -201,11 +201,12 @@ enum err_code ledger_exec(struct ledger_tx *tx, const char *sql, struct err *err
     return rc == SQLITE_OK ? ERR_NONE : ledger_sqlite_error(tx, rc, err);
 }
 
-void ledger_forget_names(struct ledger_tx *tx)
+void ledger_forget_undone(struct ledger_tx *tx)
 {
     for (size_t i = 0; i < tx->name_count; i++)
         free(tx->names[i].text);
     tx->name_count = 0;
+    tx->delta_count = 0;
 }
 
 void ledger_tx_free(struct ledger_tx *tx)
@@ -214,7 +215,7 @@ void ledger_tx_free(struct ledger_tx *tx)
         return;
     for (size_t i = 0; i < LEDGER_STATEMENTS; i++)
         drop_statement(&tx->statements[i]);
-    ledger_forget_names(tx);
+    ledger_forget_undone(tx);
     sqlite3_close(tx->db);
     free(tx->path);
     free(tx);

@@ -187,10 +187,10 @@ enum err_code ledger_tx_close(struct ledger_tx *tx, bool commit, struct err *err
         return ERR_NONE;
     if (tx->is_immutable)
         check_immutable(tx, err);
-    else if (commit && tx->broken == 0)
-        ledger_exec(tx, "COMMIT", err);
-    else if (commit)
+    else if (commit && tx->broken != 0)
         ledger_sqlite_error(tx, tx->broken, err);
+    else if (commit && ledger_tally_flush(tx, err) == ERR_NONE)
+        ledger_exec(tx, "COMMIT", err);
     ledger_tx_free(tx); /* closing rolls back what is open */
     return err->code;
 }

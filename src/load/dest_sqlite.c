@@ -18,7 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define GROUP_LOADS 256
+#define LITE_NAME_MAX 512 /* of a table, with its end */
+#define GROUP_LOADS 512
 #define GROUP_MS 50        /* small loads share a transaction for so long: others want to write too */
 #define IDLE_CLOSE_MS 2000 /* then the database is a plain file again that can be copied */
 
@@ -60,9 +61,12 @@ struct lite_dest {
     struct conn conn;   /* the worker's while is_running */
     struct load *queue; /* begun, not with the worker yet; in order */
     struct load **queue_end;
-    struct load *batch;     /* with the worker */
-    struct load *ended;     /* aborted before the worker had them */
-    struct waiter *waiters; /* connect() calls to be answered by the next run */
+    struct load *batch;            /* with the worker */
+    struct load *ended;            /* aborted before the worker had them */
+    struct scripts *scripts;       /* wait for the worker; in order */
+    struct scripts *script;        /* with the worker; then there is no batch */
+    struct scripts *ended_scripts; /* as ended */
+    struct waiter *waiters;        /* connect() calls to be answered by the next run */
     struct waiter spare;
     struct waiter *answering; /* by the run that is on */
     struct err connect_err;
@@ -112,11 +116,11 @@ static enum err_code run_small(struct conn *c, struct load *load)
 {
     struct err err;
     err_clear(&err);
-    enum err_code code = conn_exec(c, &err, "SAVEPOINT chute_load");
+    enum err_code code = conn_word(c, &err, "SAVEPOINT chute_load");
     if (code == ERR_NONE)
         code = lite_small(c, load, &err);
     if (code == ERR_NONE)
-        code = conn_exec(c, &err, "RELEASE chute_load");
+        code = conn_word(c, &err, "RELEASE chute_load");
     if (code == ERR_NONE)
         return ERR_NONE;
     if (!conn_in_transaction(c) && err.code != ERR_STOPPED && !(err.code == ERR_SYSTEM && err.retryable))
@@ -124,6 +128,8 @@ static enum err_code run_small(struct conn *c, struct load *load)
     fail(load, &err);
     c->current = NULL; /* or an aborted load would abort its own rollback */
     buf_clear(&c->stage);
+    parts_forget(c);
+    known_forget(c);
     if (conn_in_transaction(c))
         sqlite3_exec(c->db, "ROLLBACK TO chute_load; RELEASE chute_load", NULL, NULL, NULL);
     return code;
@@ -205,7 +211,11 @@ static void run(struct work *work)
     if (code == ERR_NONE && d->answering != NULL)
         code = shadow_clean(&d->conn, NULL, &err);
     d->connect_err = err;
-    if (code != ERR_NONE)
+    if (d->script != NULL) {
+        if (code == ERR_NONE)
+            lite_script(&d->conn, d->script, &err);
+        d->script->err = err;
+    } else if (code != ERR_NONE)
         fail_rest(d->batch, &err);
     else
         run_loads(&d->conn, d->batch);
@@ -221,6 +231,12 @@ static void start_next(struct lite_dest *d);
 
 static void tell_ended(struct lite_dest *d)
 {
+    while (d->ended_scripts != NULL) {
+        struct scripts *scripts = d->ended_scripts;
+        d->ended_scripts = scripts->next;
+        scripts->next = NULL;
+        scripts->finished(scripts);
+    }
     while (d->ended != NULL) {
         struct load *load = d->ended;
         d->ended = load->next;
@@ -278,7 +294,11 @@ static void on_done(struct work *work)
             snprintf(d->identity, sizeof(d->identity), "%s", d->conn.identity);
     }
     struct load *batch = d->batch;
+    struct scripts *script = d->script;
     d->batch = NULL;
+    d->script = NULL;
+    if (script != NULL)
+        script->finished(script);
     while (batch != NULL) {
         struct load *load = batch;
         batch = load->next;
@@ -294,7 +314,7 @@ static void on_idle(uv_timer_t *timer)
 {
     struct lite_dest *d = timer->data;
     struct err ignored;
-    if (d->is_running || d->queue != NULL || d->waiters != NULL)
+    if (d->is_running || d->queue != NULL || d->waiters != NULL || d->scripts != NULL)
         return;
     d->wants_close = true;
     d->is_running = work_thread(d->loop, &d->work, run, on_done, &ignored) == ERR_NONE;
@@ -320,13 +340,21 @@ static struct load *take_batch(struct lite_dest *d)
     return first;
 }
 
+/* Told on a later turn. */
+static void end_scripts(struct lite_dest *d, struct scripts *scripts, const struct err *err)
+{
+    scripts->err = *err;
+    scripts->next = d->ended_scripts;
+    d->ended_scripts = scripts;
+}
+
 static void start_next(struct lite_dest *d)
 {
     struct err err;
     if (d->is_running || d->open_handles < 2)
         return;
-    if (d->queue == NULL && d->waiters == NULL) {
-        if (d->closed != NULL && d->ended == NULL) {
+    if (d->queue == NULL && d->waiters == NULL && d->scripts == NULL) {
+        if (d->closed != NULL && d->ended == NULL && d->ended_scripts == NULL) {
             /* The connection is closed where its work is done: the last one out copies the WAL back, which may take a
              * while. */
             if (d->conn.db != NULL) {
@@ -346,7 +374,13 @@ static void start_next(struct lite_dest *d)
     uv_timer_stop(&d->idle);
     d->answering = d->waiters;
     d->waiters = NULL;
-    d->batch = take_batch(d);
+    d->script = d->scripts;
+    if (d->script != NULL) { /* before the loads that wait, so that a long queue does not keep it for hours */
+        d->scripts = d->script->next;
+        d->script->next = NULL;
+    } else {
+        d->batch = take_batch(d);
+    }
     d->is_running = true;
     if (work_thread(d->loop, &d->work, run, on_done, &err) == ERR_NONE)
         return;
@@ -359,6 +393,9 @@ static void start_next(struct lite_dest *d)
         end = &(*end)->next;
     *end = d->batch;
     d->batch = NULL;
+    if (d->script != NULL)
+        end_scripts(d, d->script, &err);
+    d->script = NULL;
     d->connect_err = err;
     answer_waiters(d);
     uv_timer_start(&d->soon, on_soon, 0, 0);
@@ -459,7 +496,7 @@ static void lite_health(void *state, struct dest_health *ret)
 static enum err_code lite_table_name(const char *name, enum names_policy policy, char *ret, char *ret_key, size_t size,
                                      struct err *err)
 {
-    enum err_code code = name_legal("table", name, policy, ret, size < TABLE_NAME_MAX ? size : TABLE_NAME_MAX, err);
+    enum err_code code = name_legal("table", name, policy, ret, size < LITE_NAME_MAX ? size : LITE_NAME_MAX, err);
     if (code != ERR_NONE)
         return code;
     for (size_t i = 0; i <= strlen(ret); i++)
@@ -506,6 +543,37 @@ static void lite_abort(void *state, struct load *load)
     }
 }
 
+static enum err_code lite_run_scripts(void *state, struct scripts *scripts, struct err *err)
+{
+    struct lite_dest *d = state;
+    struct scripts **end = &d->scripts;
+    if (d->closed != NULL)
+        return err_set(err, ERR_STOPPED, true, "%s is being closed", d->path);
+    while (*end != NULL)
+        end = &(*end)->next;
+    scripts->next = NULL;
+    *end = scripts;
+    if (!d->is_running && !uv_is_active((uv_handle_t *)&d->soon))
+        uv_timer_start(&d->soon, on_soon, 0, 0);
+    return ERR_NONE;
+}
+
+static void lite_abort_scripts(void *state, struct scripts *scripts)
+{
+    struct lite_dest *d = state;
+    struct err err;
+    atomic_store(&scripts->stop, true);
+    for (struct scripts **at = &d->scripts; *at != NULL; at = &(*at)->next) {
+        if (*at != scripts)
+            continue;
+        *at = scripts->next;
+        err_set(&err, ERR_STOPPED, true, "stopped before it began");
+        end_scripts(d, scripts, &err);
+        uv_timer_start(&d->soon, on_soon, 0, 0);
+        return;
+    }
+}
+
 static void lite_close(void *state, void (*closed)(void *arg), void *arg)
 {
     struct lite_dest *d = state;
@@ -525,6 +593,7 @@ const struct dest_ops dest_sqlite = {
     .from_url = lite_from_url,
     .check = lite_check,
     .flow_defaults = flow_defaults,
+    .takes_parts = true,
     .accepts_rows = true,
     .runs_in_order = true,
     .max_small = GROUP_LOADS,
@@ -534,5 +603,7 @@ const struct dest_ops dest_sqlite = {
     .table_name = lite_table_name,
     .begin = lite_begin,
     .abort = lite_abort,
+    .run_scripts = lite_run_scripts,
+    .abort_scripts = lite_abort_scripts,
     .close = lite_close,
 };

@@ -60,6 +60,16 @@ int64_t api_number(struct json_object *o, const char *key, int64_t missing)
     return *s != '\0' && *end == '\0' ? n : missing;
 }
 
+int64_t api_time_ms(struct json_object *o, const char *key)
+{
+    const char *text = api_text(o, key);
+    struct tm tm = {0};
+    if (text == NULL || strptime(text, "%Y-%m-%dT%H:%M:%S%z", &tm) == NULL)
+        return 0;
+    long zone = tm.tm_gmtoff;
+    return ((int64_t)timegm(&tm) - zone) * 1000;
+}
+
 bool api_flag(struct json_object *o, const char *key)
 {
     return json_object_get_boolean(api_member(o, key)) != 0;

@@ -278,13 +278,13 @@ void bucket_forget(struct keboola *k, const char *id)
         }
 }
 
-bool bucket_is_foreign(const struct keboola *k, const char *id)
+bool bucket_is_foreign(const struct keboola *k, const char *id, bool needs_manage)
 {
     if (k->can_manage_buckets || k->permit_count == 0)
         return false;
     for (size_t i = 0; i < k->permit_count; i++)
         if (strcmp(k->permits[i].bucket, id) == 0)
-            return strcmp(k->permits[i].level, "read") == 0;
+            return needs_manage ? strcmp(k->permits[i].level, "manage") != 0 : strcmp(k->permits[i].level, "read") == 0;
     return true;
 }
 

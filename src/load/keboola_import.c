@@ -119,29 +119,16 @@ enum next walk_answer_order(struct kload *l)
         return walk_go(l, K_LOOK);
     if (!is_clear || r->status == 429 || r->err.code == ERR_DENIED)
         return walk_refused(l); /* what was ordered is looked for before it is ordered again */
-    if (walk_is_table_there(r->code) || code_is(r->code, "storage.tables.notFound"))
+    if (walk_is_table_there(r->code))
         return walk_look_again(l, K_TABLE, &r->err);
-    if (code_is(r->code, "storage.buckets.notFound")) {
-        bucket_forget(l->k, l->bucket);
-        l->bucket[0] = '\0';
-        return walk_look_again(l, K_BUCKET, &r->err);
-    }
+    if (keboola_is_place_gone(r->code))
+        return walk_place_gone(l, r->code, &r->err);
     if (is_missing_file(r->code))
         return walk_prepare_again(l, &r->err);
     return walk_fails_for_good(l, &r->err);
 }
 
 /* ---- LOOK: was it taken? ---- */
-
-static int64_t created_ms(struct json_object *job)
-{
-    const char *text = api_text(job, "createdTime");
-    struct tm tm = {0};
-    if (text == NULL || strptime(text, "%Y-%m-%dT%H:%M:%S%z", &tm) == NULL)
-        return 0;
-    long zone = tm.tm_gmtoff;
-    return ((int64_t)timegm(&tm) - zone) * 1000;
-}
 
 enum next walk_enter_look(struct kload *l)
 {
@@ -161,7 +148,7 @@ int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered
             int64_t id = api_number(job, "id", -1);
             return id > 0 ? id : -1;
         }
-        int64_t at = created_ms(job);
+        int64_t at = api_time_ms(job, "createdTime");
         *ret_more = *ret_more && (at == 0 || at > ordered_ms - LOOK_MARGIN_MS);
     }
     return 0;
@@ -263,14 +250,27 @@ static enum next succeeded(struct kload *l, struct json_object *job)
     return OVER;
 }
 
+/* A drop of this path was under way when its file came again. Now nothing takes away what this version brings. */
+static enum next drop_ended(struct kload *l, bool worked)
+{
+    if (worked && l->walk.creates)
+        l->walk.made = false;
+    l->is_adopted = false;
+    l->polls = l->poll_failures = 0;
+    walk_fresh(l);
+    return walk_keep(l, K_BUCKET);
+}
+
 enum next walk_answer_poll(struct kload *l)
 {
     struct err err = {0};
     bool is_final, again;
     const struct api_reply *r = l->reply;
     if (r->err.code != ERR_NONE) {
-        if (r->status == 404 &&
-            r->is_api) { /* jobs are not forgotten within days: is there another one for our file? */
+        bool is_unknown = r->status == 404 && r->is_api;
+        if (is_unknown && l->walk.drops)
+            return drop_ended(l, false);
+        if (is_unknown) { /* jobs are not forgotten within days: is there another one for our file? */
             l->walk.job = 0;
             l->looks = l->look_page = 0;
             return ++l->turns < TURNS_MAX ? walk_go(l, K_LOOK) : walk_refused(l);
@@ -285,6 +285,8 @@ enum next walk_answer_poll(struct kload *l)
     keboola_job_end(r->json, &is_final, &again, &err);
     if (!is_final)
         return walk_later(l, keboola_poll_ms(l->polls++));
+    if (l->walk.drops)
+        return drop_ended(l, err.code == ERR_NONE);
     if (err.code == ERR_NONE)
         return succeeded(l, r->json);
     const char *code = api_text(api_member(r->json, "error"), "code");
@@ -295,6 +297,8 @@ enum next walk_answer_poll(struct kload *l)
     }
     if (walk_is_table_there(code))
         return walk_look_again(l, l->names != NULL ? K_TABLE : K_BUCKET, &err);
+    if (keboola_is_place_gone(code)) /* dropped between the order and its job: what went up is still there */
+        return walk_place_gone(l, code, &err);
     if (again)
         return walk_prepare_again(l, &err);
     return walk_fails_for_good(l, &err);

@@ -106,6 +106,7 @@ void api_cancel(struct api_call *call); /* CB comes with ERR_STOPPED, on a later
 /* Members of an object, NULL or the default where they are missing or of another type. Ids may be numbers or texts. */
 const char *api_text(struct json_object *o, const char *key);
 int64_t api_number(struct json_object *o, const char *key, int64_t missing);
+int64_t api_time_ms(struct json_object *o, const char *key); /* "2026-03-01T10:15:41+0100", since 1970; 0: missing */
 bool api_flag(struct json_object *o, const char *key);
 struct json_object *api_member(struct json_object *o, const char *key); /* NULL also for an empty map told as [] */
 /* A list of texts, or an object whose values are texts (the service encodes some lists so), into ARENA. */
@@ -141,8 +142,9 @@ void bucket_leave(struct keboola *k, void *arg);
 uint64_t bucket_pause_ms(const struct keboola *k, const char *name);
 void bucket_forget(struct keboola *k, const char *id); /* it turned out to be gone: ask again next time */
 void buckets_done(struct keboola *k);
-/* Does the token's list of buckets explain a 403 on bucket ID? Then it concerns that one only. */
-bool bucket_is_foreign(const struct keboola *k, const char *id);
+/* Does the token's list of buckets explain a 403 on bucket ID? Then it concerns that one only. NEEDS_MANAGE: it was for
+ * something that takes more than the right to write. */
+bool bucket_is_foreign(const struct keboola *k, const char *id, bool needs_manage);
 
 /* ---- keboola_name.c ---- */
 
@@ -195,10 +197,11 @@ struct keboola_walk {
     char table[400]; /* "space.table" as the engine calls it: with another name in the configuration it is not ours */
     char at[40];     /* identity of the destination: in another stage or project these numbers mean nothing */
     int64_t file, job;
-    int64_t ordered_ms; /* wall; 0: no import was ordered */
+    int64_t ordered_ms; /* wall; 0: no import was ordered. Of a drop: when the table was made, by the service's clock */
     bool is_uploaded;
     bool creates; /* the order makes the table */
     bool made;    /* we defined it */
+    bool drops;   /* JOB is that of a delete, 0: asked for, maybe; of the whole table if CREATES, else of its rows */
     bool is_sliced;
     bool is_keyed; /* the table has a primary key: the service removes duplicates */
     bool is_raw;   /* the file's own bytes go up; else it is written anew */
@@ -207,6 +210,8 @@ struct keboola_walk {
 };
 /* The walk that the last try for LOAD's path and table left in this very project and stage; false: none. */
 bool keboola_walk_of(const struct keboola *k, const struct load *load, struct keboola_walk *ret);
+/* Begin RET as a walk of LOAD's path and table in this project and stage. */
+void keboola_walk_name(const struct keboola *k, const struct load *load, struct keboola_walk *ret);
 /* "" where there is nothing to know. */
 void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size);
 bool keboola_walk_read(const char *text, struct keboola_walk *ret); /* false: RET stays */
@@ -225,6 +230,8 @@ int64_t keboola_find_job(struct json_object *list, int64_t file, int64_t ordered
 #define LOOK_PAGE 100
 #define LOOK_PAGES_MAX 50
 uint64_t keboola_look_ms(unsigned looks); /* until the next look through the list, after LOOKS (from 1) in vain */
+/* An error code that says that the table or the bucket is not there. */
+bool keboola_is_place_gone(const char *code);
 /*
  * What became of a storage job: ERR_NONE, succeeded; ERR_INPUT: refused the data; ERR_REMOTE retryable: the platform
  * failed, a new job may work. *RET_FINAL false: it still runs. *RET_AGAIN: the uploaded file is missing, upload again.

@@ -18,7 +18,8 @@
  *   job             POLL goes on
  *
  * So no file version is imported by two jobs. A checkpoint of another version of the file (it changed while its import
- * ran) is followed to its end and told as is_resumed: what the service took it has.
+ * ran) is followed to its end and told as is_resumed: what the service took it has. One of a drop (keboola_drop.c) is
+ * followed to its end, too, and then the load begins.
  */
 #include "keboola_walk.h"
 
@@ -140,7 +141,7 @@ enum next walk_fails(struct kload *l, const struct err *err)
 /* The answer to a request that the walk can't go on from. */
 enum next walk_refused(struct kload *l)
 {
-    if (l->reply->status == 403 && l->bucket[0] != '\0' && bucket_is_foreign(l->k, l->bucket)) {
+    if (l->reply->status == 403 && l->bucket[0] != '\0' && bucket_is_foreign(l->k, l->bucket, false)) {
         struct err err = {0}; /* no reason to stop those that are for other buckets */
         err_set(&err, ERR_INPUT, true, "token %s may not write to bucket %s; give it that right in Keboola",
                 l->k->token_name, l->bucket);
@@ -155,6 +156,12 @@ static void name_table(const struct load *load, char *ret, size_t size)
     snprintf(ret, size, "%s.%s", load->space, load->table);
 }
 
+void keboola_walk_name(const struct keboola *k, const struct load *load, struct keboola_walk *ret)
+{
+    name_table(load, ret->table, sizeof ret->table);
+    memcpy(ret->at, k->identity, sizeof ret->at);
+}
+
 /* This version of the file, nothing done yet. */
 void walk_fresh(struct kload *l)
 {
@@ -162,8 +169,7 @@ void walk_fresh(struct kload *l)
     bool made = l->walk.made;
     memset(&l->walk, 0, sizeof l->walk);
     l->walk.made = made;
-    name_table(load, l->walk.table, sizeof l->walk.table);
-    memcpy(l->walk.at, l->k->identity, sizeof l->walk.at);
+    keboola_walk_name(l->k, load, &l->walk);
     l->walk.is_raw = l->is_raw;
     text_hex(load->hash, sizeof load->hash, l->walk.hash);
     l->walk.parsed = load->rows->result.records;
@@ -249,7 +255,7 @@ enum next walk_work(struct kload *l, work_fn *fn)
 
 void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size)
 {
-    if (w->file == 0 && !w->made)
+    if (w->file == 0 && !w->made && !w->drops)
         ret[0] = '\0';
     else
         snprintf(ret, size,
@@ -257,7 +263,8 @@ void keboola_walk_write(const struct keboola_walk *w, char *ret, size_t size)
                  " rejected=%" PRIu64 " bytes=%" PRIu64 " before=%" PRId64 " at=%s table=%s",
                  w->hash, w->file, w->job, w->ordered_ms,
                  (unsigned)w->is_uploaded | (unsigned)w->creates << 1 | (unsigned)w->made << 2 |
-                     (unsigned)w->is_sliced << 3 | (unsigned)w->is_keyed << 4 | (unsigned)w->is_raw << 5,
+                     (unsigned)w->is_sliced << 3 | (unsigned)w->is_keyed << 4 | (unsigned)w->is_raw << 5 |
+                     (unsigned)w->drops << 6,
                  w->parsed, w->rejected, w->bytes, w->rows_before, w->at, w->table);
 }
 
@@ -278,6 +285,7 @@ bool keboola_walk_read(const char *text, struct keboola_walk *w)
     r.is_sliced = flags & 8;
     r.is_keyed = flags & 16;
     r.is_raw = flags & 32;
+    r.drops = flags & 64;
     *w = r;
     return true;
 }
@@ -338,8 +346,10 @@ enum next walk_prepare_again(struct kload *l, const struct err *err)
     l->walk.file = l->walk.job = l->walk.ordered_ms = 0;
     l->walk.is_uploaded = false;
     l->slice = 0;
+    struct err missing = *err;
+    missing.retryable = true; /* no fault of the file's */
     if (++l->prepares >= PREPARES_MAX)
-        return walk_fails_for_good(l, err);
+        return walk_fails_for_good(l, &missing);
     return walk_go(l, K_TABLE);
 }
 
@@ -362,7 +372,11 @@ static enum step first_step(struct kload *l)
     text_hex(load->hash, sizeof load->hash, hash);
     bool has_walk = keboola_walk_of(l->k, load, &l->walk);
     bool is_ours = has_walk && strcmp(l->walk.hash, hash) == 0;
-    if (has_walk && (l->walk.job > 0 || l->walk.ordered_ms > 0)) {
+    if (has_walk && l->walk.drops && l->walk.job > 0) {
+        l->is_adopted = true;
+        return K_POLL;
+    }
+    if (has_walk && !l->walk.drops && (l->walk.job > 0 || l->walk.ordered_ms > 0)) {
         l->is_adopted = !is_ours;
         return l->walk.job > 0 ? K_POLL : K_LOOK;
     }

@@ -18,6 +18,24 @@ bool walk_is_table_there(const char *code)
     return code_is(code, "storage.buckets.tableAlreadyExists") || code_is(code, "storage.tables.alreadyExists");
 }
 
+bool keboola_is_place_gone(const char *code)
+{
+    return code_is(code, "storage.tables.notFound") || code_is(code, "storage.buckets.notFound");
+}
+
+enum next walk_place_gone(struct kload *l, const char *code, const struct err *err)
+{
+    struct err gone = *err;
+    if (code_is(code, "storage.buckets.notFound") && l->bucket[0] != '\0') {
+        bucket_forget(l->k, l->bucket);
+        l->bucket[0] = '\0';
+    }
+    l->walk.made = false;  /* what stands there next is made by this walk, or is somebody else's */
+    gone.code = ERR_INPUT; /* no reason to stop what is for other tables */
+    gone.retryable = true; /* nor is it a fault of the file */
+    return walk_look_again(l, l->bucket[0] != '\0' ? K_TABLE : K_BUCKET, &gone);
+}
+
 static void on_bucket(void *arg, const char *id, const struct err *err)
 {
     struct kload *l = arg;
@@ -75,9 +93,7 @@ enum next walk_answer_table(struct kload *l)
         if (table_read(r->json, &l->arena, &l->table, &err) != ERR_NONE)
             return walk_fails(l, &err);
     } else if (r->status == 404 && code_is(r->code, "storage.buckets.notFound")) {
-        bucket_forget(l->k, l->bucket);
-        l->bucket[0] = '\0';
-        return ++l->turns < TURNS_MAX ? walk_go(l, K_BUCKET) : walk_refused(l);
+        return walk_place_gone(l, r->code, &r->err);
     } else if (r->status != 404 || !r->is_api) {
         return walk_refused(l);
     }
@@ -136,11 +152,12 @@ enum next walk_answer_define(struct kload *l)
         err_set(&err, ERR_REMOTE, true, "tables-definition: the answer has no number of a job");
         return walk_fails(l, &err); /* the next try looks whether the table is there */
     }
-    if (code_is(l->reply->code, "storage.buckets.tableAlreadyExists") ||
-        code_is(l->reply->code, "storage.tables.alreadyExists")) {
+    if (walk_is_table_there(l->reply->code)) {
         l->walk.made = false;
         return ++l->turns < TURNS_MAX ? walk_go(l, K_TABLE) : walk_refused(l);
     }
+    if (keboola_is_place_gone(l->reply->code))
+        return walk_place_gone(l, l->reply->code, &l->reply->err);
     return walk_refused(l);
 }
 
@@ -155,10 +172,13 @@ enum next walk_answer_defining(struct kload *l)
 {
     struct err err = {0};
     bool is_final, again;
+    bool is_unknown = l->reply->status == 404 && l->reply->is_api; /* the job: is the table there? */
     if (l->reply->err.code != ERR_NONE)
-        return walk_refused(l); /* the next try looks whether the table is there */
-    if (keboola_job_end(l->reply->json, &is_final, &again, &err) != ERR_NONE &&
-        !walk_is_table_there(api_text(api_member(l->reply->json, "error"), "code")))
+        return is_unknown && ++l->turns < TURNS_MAX ? walk_go(l, K_TABLE) : walk_refused(l);
+    const char *code = api_text(api_member(l->reply->json, "error"), "code");
+    if (keboola_job_end(l->reply->json, &is_final, &again, &err) != ERR_NONE && keboola_is_place_gone(code))
+        return walk_place_gone(l, code, &err);
+    if (err.code != ERR_NONE && !walk_is_table_there(code))
         return walk_fails(l, &err);
     if (!is_final)
         return walk_later(l, keboola_poll_ms(l->polls++));

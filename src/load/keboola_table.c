@@ -223,6 +223,7 @@ static const char *base_type_of(enum column_type type)
     case TYPE_TIMESTAMPTZ:
         return "TIMESTAMP";
     case TYPE_TEXT:
+    case TYPE_JSON:
         break;
     }
     return "STRING";

@@ -92,6 +92,9 @@ enum next walk_refused(struct kload *l);
 enum next walk_stopped(struct kload *l);
 /* The uploaded file is of no use any more: from the start, a few times. */
 enum next walk_prepare_again(struct kload *l, const struct err *err);
+/* The table or the bucket went away under us, as CODE and ERR say: look again, make it again, a few times; then the
+ * walk ends with ERR, which a later try may not meet. */
+enum next walk_place_gone(struct kload *l, const char *code, const struct err *err);
 /* The table or the bucket is not what it was a moment ago: look again, a few times. */
 enum next walk_look_again(struct kload *l, enum step to, const struct err *err);
 /* For callbacks that end the walk themselves. */

@@ -7,7 +7,9 @@
 #include "dest.h"
 
 extern const struct dest_ops dest_sqlite;
-extern const struct dest_ops dest_keboola; /* in builds that have curl */
+extern const struct dest_ops dest_keboola;  /* in builds that have curl */
+extern const struct dest_ops dest_azure;    /* the same */
+extern const struct dest_ops dest_postgres; /* in builds that have libpq */
 
 /*
  * Columns of a file as a flow wants them in a table: names legalised and made unique, row number first, types decided.
@@ -21,7 +23,8 @@ enum column_type {
     TYPE_BOOLEAN,
     TYPE_DATE,
     TYPE_TIMESTAMP,
-    TYPE_TIMESTAMPTZ
+    TYPE_TIMESTAMPTZ,
+    TYPE_JSON /* of `records` only */
 };
 extern const char *const column_type_names[]; /* as in the configuration's `types` */
 

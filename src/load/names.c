@@ -80,9 +80,38 @@ size_t name_webalize(const char *s, char *ret, size_t size)
     return wanted < sizeof(ascii) ? used : wanted;
 }
 
+/* Characters, not bytes: of what is no ASCII one '-' is left. A part between slashes that is empty is called none. */
+static size_t blob(const char *s, char *ret, size_t size)
+{
+    size_t used = 0;
+    bool begins = true;
+    for (const char *p = s;; p++) {
+        bool ends = *p == '/' || *p == '\0';
+        const char *add = ends && begins ? "none" : "";
+        for (; *add != '\0'; add++, used++)
+            if (used + 1 < size)
+                ret[used] = *add;
+        if (*p == '\0')
+            break;
+        if (((unsigned char)*p & 0xC0) == 0x80)
+            continue;
+        bool is_plain = (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+                        strchr(".-_ /", *p) != NULL;
+        if (used + 1 < size)
+            ret[used] = is_plain ? *p : '-';
+        used++;
+        begins = *p == '/';
+    }
+    if (size > 0)
+        ret[used < size ? used : size - 1] = '\0';
+    return used;
+}
+
 /* NAME under a POLICY that changes it; the length it wants. */
 static size_t changed(enum names_policy policy, const char *name, char *ret, size_t size)
 {
+    if (policy == NAMES_BLOB)
+        return blob(name, ret, size);
     return policy == NAMES_SNAKE ? snake(name, ret, size) : name_webalize(name, ret, size);
 }
 

@@ -25,7 +25,8 @@
 
 bool conn_is_stopped(const struct conn *c)
 {
-    return c->current != NULL && atomic_load_explicit(&c->current->stop, memory_order_relaxed);
+    return (c->current != NULL && atomic_load_explicit(&c->current->stop, memory_order_relaxed)) ||
+           (c->script_stop != NULL && atomic_load_explicit(c->script_stop, memory_order_relaxed));
 }
 
 /* Ends a long statement when its load is aborted. */
@@ -213,6 +214,13 @@ enum err_code conn_run(struct conn *c, sqlite3_stmt *stmt, struct err *err, cons
     return err != NULL ? err->code : ERR_SYSTEM;
 }
 
+enum err_code conn_word(struct conn *c, struct err *err, const char *sql)
+{
+    sqlite3_stmt *stmt;
+    enum err_code code = conn_prepare(c, sql, &stmt, err);
+    return code != ERR_NONE ? code : conn_run(c, stmt, err, sql);
+}
+
 enum err_code conn_number(struct conn *c, const char *sql, int64_t default_value, int64_t *ret, struct err *err)
 {
     sqlite3_stmt *stmt;
@@ -235,6 +243,8 @@ bool conn_in_transaction(const struct conn *c)
 enum err_code conn_begin(struct conn *c, struct err *err)
 {
     sqlite3_stmt *stmt;
+    parts_forget(c);
+    known_forget(c);
     enum err_code code = conn_prepare(c, "BEGIN IMMEDIATE", &stmt, err);
     return code != ERR_NONE ? code : conn_run(c, stmt, err, "begin");
 }
@@ -242,19 +252,25 @@ enum err_code conn_begin(struct conn *c, struct err *err)
 enum err_code conn_commit(struct conn *c, struct err *err)
 {
     sqlite3_stmt *stmt;
+    parts_forget(c);
     enum err_code code = conn_prepare(c, "COMMIT", &stmt, err);
     return code != ERR_NONE ? code : conn_run(c, stmt, err, "commit");
 }
 
 void conn_rollback(struct conn *c)
 {
+    parts_forget(c);
+    known_forget(c);
     if (!conn_in_transaction(c))
         return;
     /* An aborted load must not keep its own rollback from running. */
     struct load *current = c->current;
+    const _Atomic bool *script_stop = c->script_stop;
     c->current = NULL;
+    c->script_stop = NULL;
     sqlite3_exec(c->db, "ROLLBACK", NULL, NULL, NULL);
     c->current = current;
+    c->script_stop = script_stop;
     buf_clear(&c->stage); /* the temporary stage may have gone with it */
 }
 
@@ -312,6 +328,7 @@ void conn_init(struct conn *c, const char *path, uint64_t lock_timeout_ms)
     c->path = path;
     c->lock_timeout_ms = lock_timeout_ms;
     buf_init(&c->stage);
+    arena_init(&c->known.arena);
     tell_owner(c->owner, sizeof(c->owner));
 }
 
@@ -328,6 +345,7 @@ void conn_close(struct conn *c)
 void conn_done(struct conn *c)
 {
     conn_close(c);
+    known_done(c);
     buf_done(&c->stage);
 }
 

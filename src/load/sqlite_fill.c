@@ -19,25 +19,14 @@
 #define PAUSE_WAL_NS 1000000L      /* on top of the checkpoint, so that who polls for the lock meets it free */
 #define PAUSE_ROLLBACK_NS 4000000L /* with a rollback journal there is no checkpoint that would leave a gap */
 
-/* One pass. */
-struct fill {
-    struct lite_run *run;
-    sqlite3_stmt *insert;
-    const char *shadow; /* to be kept alive; NULL: none */
-    size_t bound;       /* parameters: columns that get a value */
-    size_t *columns;    /* which of dest each is */
-    bool is_short;
-    bool is_narrowed;
-    bool is_reject; /* the row in hand is a bad one */
-    uint64_t began_ms;
-};
-
-static char *insert_sql(const struct fill *f, const char *schema, const char *table, bool by_position)
+static char *insert_sql(const struct fill *f, const char *schema, const char *table, bool by_position,
+                        const char *conflict)
 {
     struct buf b;
     buf_init(&b);
     buf_printf(&b, "INSERT INTO %s.", schema);
     sql_name(&b, table);
+    buf_adds(&b, f->meets_rows ? " AS _chute_t" : "");
     for (size_t i = 0; i < f->bound; i++) {
         buf_adds(&b, i > 0 ? ", " : "(");
         if (by_position)
@@ -47,7 +36,7 @@ static char *insert_sql(const struct fill *f, const char *schema, const char *ta
     }
     for (size_t i = 0; i < f->bound; i++)
         buf_adds(&b, i > 0 ? ",?" : ") VALUES(?");
-    buf_addc(&b, ')');
+    buf_printf(&b, ")%s", conflict);
     char *sql = b.failed ? NULL : buf_take(&b);
     buf_done(&b);
     return sql;
@@ -115,7 +104,7 @@ static bool bind_value(sqlite3_stmt *stmt, int at, const struct lite_column *c, 
     case BIND_INT:
         return value_int64(value, n, &i) && sqlite3_bind_int64(stmt, at, i) == SQLITE_OK;
     case BIND_REAL:
-        if (c->is_declared ? !value_real(value, n, &d) : !value_double(value, n, &d))
+        if (c->is_declared && c->type == TYPE_DOUBLE ? !value_real(value, n, &d) : !value_double(value, n, &d))
             return false;
         return sqlite3_bind_double(stmt, at, d) == SQLITE_OK;
     case BIND_BOOL:
@@ -172,7 +161,7 @@ static enum err_code refused(struct fill *f, size_t row, int rc)
 {
     char reason[300];
     if ((rc & 0xff) != SQLITE_CONSTRAINT) {
-        conn_err(f->run->c, rc, f->run->err, "insert into table %s", f->run->load->table);
+        conn_err(f->run->c, rc, f->run->err, "insert into table %s", f->run->table_name);
         sqlite3_reset(f->insert);
         return f->run->err->code;
     }
@@ -181,6 +170,19 @@ static enum err_code refused(struct fill *f, size_t row, int rc)
              sqlite3_errmsg(f->run->c->db));
     sqlite3_reset(f->insert);
     return reject(f, row, -1, reason);
+}
+
+#define NO_ROWID INT64_MIN /* no row has it unless somebody is after it */
+
+/* What became of a row that may have met another: only a row that is new leaves its number behind. */
+static void count_row(struct lite_run *run)
+{
+    if (sqlite3_changes(run->c->db) == 0)
+        run->unchanged++;
+    else if (sqlite3_last_insert_rowid(run->c->db) == NO_ROWID)
+        run->updated++;
+    else
+        run->inserted++;
 }
 
 static enum err_code insert_row(struct fill *f, const struct row_batch *b, size_t row)
@@ -192,11 +194,15 @@ static enum err_code insert_row(struct fill *f, const struct row_batch *b, size_
         if (code != ERR_NONE || f->is_narrowed || f->is_reject)
             return code;
     }
+    if (f->meets_rows)
+        sqlite3_set_last_insert_rowid(run->c->db, NO_ROWID);
     int rc = sqlite3_step(f->insert);
     if (__builtin_expect(rc != SQLITE_DONE, 0))
         return refused(f, row, rc);
     sqlite3_reset(f->insert);
     run->filled++;
+    if (f->meets_rows)
+        count_row(run);
     return ERR_NONE;
 }
 
@@ -271,24 +277,55 @@ static enum err_code pump(struct fill *f)
     }
 }
 
-enum err_code fill_rows(struct lite_run *run, const char *schema, const char *table, bool by_position, bool is_short,
-                        enum fill_end *ret_end)
+enum err_code fill_begin(struct fill *f, struct lite_run *run, const char *schema, const char *table, bool by_position,
+                         const char *conflict)
 {
-    struct fill f = {.run = run, .is_short = is_short, .shadow = is_short ? table : NULL};
+    memset(f, 0, sizeof(*f));
+    f->run = run;
+    f->meets_rows = conflict[0] != '\0';
     run->filled = run->skipped = 0;
-    f.columns = arena_alloc(&run->arena, (run->dest.count + 1) * sizeof(*f.columns));
-    if (f.columns == NULL)
+    f->columns = arena_alloc(&run->arena, (run->dest.count + 1) * sizeof(*f->columns));
+    if (f->columns == NULL)
         return err_nomem(run->err);
     for (size_t i = 0; i < run->dest.count; i++)
         if (run->dest.items[i].from != FROM_NOWHERE)
-            f.columns[f.bound++] = i;
-    char *sql = insert_sql(&f, schema, table, by_position);
-    if (sql == NULL)
-        return err_nomem(run->err);
-    enum err_code code = is_short ? conn_begin(run->c, run->err) : ERR_NONE;
+            f->columns[f->bound++] = i;
+    f->sql = insert_sql(f, schema, table, by_position, conflict);
+    f->began_ms = clock_mono_ms();
+    return f->sql != NULL ? ERR_NONE : err_nomem(run->err);
+}
+
+enum err_code fill_batch(struct fill *f, const struct row_batch *batch)
+{
+    /* Not kept from one batch to the next: the rows of other tables in between may need its place. */
+    enum err_code code = conn_prepare(f->run->c, f->sql, &f->insert, f->run->err);
+    if (code != ERR_NONE)
+        return code;
+    code = insert_batch(f, batch);
+    sqlite3_reset(f->insert);
+    sqlite3_clear_bindings(f->insert); /* they point into a batch that goes */
+    return code;
+}
+
+void fill_end(struct fill *f)
+{
+    free(f->sql);
+    f->sql = NULL;
+}
+
+enum err_code fill_rows(struct lite_run *run, const char *schema, const char *table, bool by_position, bool is_short,
+                        enum fill_end *ret_end)
+{
+    struct fill f;
+    enum err_code code = fill_begin(&f, run, schema, table, by_position, "");
+    if (code != ERR_NONE)
+        return code;
+    f.is_short = is_short;
+    f.shadow = is_short ? table : NULL;
+    code = is_short ? conn_begin(run->c, run->err) : ERR_NONE;
     if (code == ERR_NONE)
-        code = conn_prepare(run->c, sql, &f.insert, run->err);
-    free(sql);
+        code = conn_prepare(run->c, f.sql, &f.insert, run->err);
+    fill_end(&f);
     f.began_ms = clock_mono_ms();
     if (code == ERR_NONE) {
         code = pump(&f);

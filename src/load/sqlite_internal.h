@@ -5,10 +5,13 @@
  *   sqlite_conn.c    the connection: open, identity, system tables, statements, waiting, errors
  *   sqlite_receipt.c what `_chute_loads` knows
  *   sqlite_schema.c  the columns a table has, the ones a file wants, and which of them win
+ *   sqlite_known.c   the table of the load before, for loads that share a transaction
  *   sqlite_fill.c    rows into a table
  *   sqlite_swap.c    tables that take another's place; dropping; what depends on a table
  *   sqlite_merge.c   rows that meet rows with the same key
  *   sqlite_load.c    one load from its first look to its receipt
+ *   sqlite_script.c  SQL files in one transaction
+ *   sqlite_parts.c   the same of a load whose rows go to several tables
  *
  * All of it runs on the worker's thread, one load at a time; nothing here is shared with the loop but load->stop.
  */
@@ -33,68 +36,7 @@ static inline const char *text_at(sqlite3_stmt *stmt, int column)
     return text != NULL ? text : "";
 }
 
-/* ---- sqlite_conn.c ---- */
-
-#define CONN_STATEMENTS 32
-struct conn_statement {
-    char *sql;
-    uint64_t hash;
-    uint64_t used; /* when, in uses */
-    sqlite3_stmt *stmt;
-};
-
-struct conn {
-    const char *path; /* absolute; borrowed from the destination */
-    uint64_t lock_timeout_ms;
-    sqlite3 *db; /* NULL: closed */
-    dev_t dev;   /* of the file we opened: another one under that name is another database */
-    ino_t ino;
-    bool is_wal;
-    bool is_homeless; /* the last opening failed because its folder does not exist */
-    bool is_greedy;   /* a large load runs: bigger cache, commits that are not synced */
-    char identity[40];
-    char owner[128];      /* this process, as leftovers name it: boot, pid namespace, pid, start time */
-    struct load *current; /* whose stop ends waits and statements; NULL: none */
-    uint64_t wait_began_ms;
-    struct conn_statement statements[CONN_STATEMENTS];
-    uint64_t uses;
-    struct buf stage;   /* definition of the temporary table that is there now, "" none */
-    unsigned next_name; /* for shadow names */
-};
-
-void conn_init(struct conn *c, const char *path, uint64_t lock_timeout_ms);
-/* Open if it is not open yet, or if another file is at the path by now. Makes the system tables and the identity. */
-enum err_code conn_open(struct conn *c, struct err *err);
-/* Closes; afterwards conn_open() may be called again. */
-void conn_close(struct conn *c);
-void conn_done(struct conn *c);
-
-/* Fill ERR from the last failure of C (or of RC, if the connection has none), with words before it. Returns the code.
- */
-enum err_code conn_err(struct conn *c, int rc, struct err *err, const char *fmt, ...)
-    __attribute__((format(printf, 4, 5)));
-/* One statement without parameters. */
-enum err_code conn_exec(struct conn *c, struct err *err, const char *sql);
-/* The same from a printf format (SQLite's: %w for names inside "", %Q for texts). */
-enum err_code conn_execf(struct conn *c, struct err *err, const char *fmt, ...);
-/* A prepared statement from the cache, reset; it stays the cache's. Don't hold two of one text at a time. */
-enum err_code conn_prepare(struct conn *c, const char *sql, sqlite3_stmt **ret, struct err *err);
-/* Step a statement that gives no rows, and reset it. */
-enum err_code conn_run(struct conn *c, sqlite3_stmt *stmt, struct err *err, const char *what);
-/* The first column of the first row as a number; DEFAULT_VALUE without a row. */
-enum err_code conn_number(struct conn *c, const char *sql, int64_t default_value, int64_t *ret, struct err *err);
-/* Forget prepared statements (a cached one may keep a table from being dropped). */
-void conn_forget_statements(struct conn *c);
-/* A transaction that may write, waiting for the lock. */
-enum err_code conn_begin(struct conn *c, struct err *err);
-enum err_code conn_commit(struct conn *c, struct err *err);
-void conn_rollback(struct conn *c); /* never fails; nothing to do if SQLite did it already */
-bool conn_in_transaction(const struct conn *c);
-/* For a large load: bigger cache, and commits that become durable with the next full one. Outside transactions. */
-enum err_code conn_greedy(struct conn *c, bool is_on, struct err *err);
-bool conn_is_stopped(const struct conn *c);
-
-/* ---- sqlite_schema.c ---- */
+/* ---- what a table is ---- */
 
 /* How a value goes into a column. */
 enum bind {
@@ -141,6 +83,83 @@ struct lite_table {
     bool has_triggers;
 };
 
+/* The table that was read last in this transaction; see sqlite_known.c. */
+struct lite_known {
+    bool is_set;
+    int64_t version; /* of the schema */
+    char *wanted;    /* its name, as it was asked for */
+    struct lite_table table;
+    struct arena arena;
+};
+
+/* ---- sqlite_conn.c ---- */
+
+#define CONN_STATEMENTS 32
+struct conn_statement {
+    char *sql;
+    uint64_t hash;
+    uint64_t used; /* when, in uses */
+    sqlite3_stmt *stmt;
+};
+
+struct conn {
+    const char *path; /* absolute; borrowed from the destination */
+    uint64_t lock_timeout_ms;
+    sqlite3 *db; /* NULL: closed */
+    dev_t dev;   /* of the file we opened: another one under that name is another database */
+    ino_t ino;
+    bool is_wal;
+    bool is_homeless; /* the last opening failed because its folder does not exist */
+    bool is_greedy;   /* a large load runs: bigger cache, commits that are not synced */
+    char identity[40];
+    char owner[128];                 /* this process, as leftovers name it: boot, pid namespace, pid, start time */
+    struct load *current;            /* whose stop ends waits and statements; NULL: none */
+    const _Atomic bool *script_stop; /* the same of scripts that run */
+    uint64_t wait_began_ms;
+    struct conn_statement statements[CONN_STATEMENTS];
+    uint64_t uses;
+    struct lite_known known;
+    struct buf stage;   /* definition of the temporary table that is there now, "" none */
+    struct parts *kept; /* what the last load with parts found out about its tables; NULL none. See sqlite_parts.c */
+    unsigned next_name; /* for shadow names */
+};
+
+void conn_init(struct conn *c, const char *path, uint64_t lock_timeout_ms);
+/* Open if it is not open yet, or if another file is at the path by now. Makes the system tables and the identity. */
+enum err_code conn_open(struct conn *c, struct err *err);
+/* Closes; afterwards conn_open() may be called again. */
+void conn_close(struct conn *c);
+void conn_done(struct conn *c);
+
+/* Fill ERR from the last failure of C (or of RC, if the connection has none), with words before it. Returns the code.
+ */
+enum err_code conn_err(struct conn *c, int rc, struct err *err, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/* One statement without parameters. */
+enum err_code conn_exec(struct conn *c, struct err *err, const char *sql);
+/* The same of a statement that comes again and again. */
+enum err_code conn_word(struct conn *c, struct err *err, const char *sql);
+/* The same from a printf format (SQLite's: %w for names inside "", %Q for texts). */
+enum err_code conn_execf(struct conn *c, struct err *err, const char *fmt, ...);
+/* A prepared statement from the cache, reset; it stays the cache's. Don't hold two of one text at a time. */
+enum err_code conn_prepare(struct conn *c, const char *sql, sqlite3_stmt **ret, struct err *err);
+/* Step a statement that gives no rows, and reset it. */
+enum err_code conn_run(struct conn *c, sqlite3_stmt *stmt, struct err *err, const char *what);
+/* The first column of the first row as a number; DEFAULT_VALUE without a row. */
+enum err_code conn_number(struct conn *c, const char *sql, int64_t default_value, int64_t *ret, struct err *err);
+/* Forget prepared statements (a cached one may keep a table from being dropped). */
+void conn_forget_statements(struct conn *c);
+/* A transaction that may write, waiting for the lock. */
+enum err_code conn_begin(struct conn *c, struct err *err);
+enum err_code conn_commit(struct conn *c, struct err *err);
+void conn_rollback(struct conn *c); /* never fails; nothing to do if SQLite did it already */
+bool conn_in_transaction(const struct conn *c);
+/* For a large load: bigger cache, and commits that become durable with the next full one. Outside transactions. */
+enum err_code conn_greedy(struct conn *c, bool is_on, struct err *err);
+bool conn_is_stopped(const struct conn *c);
+
+/* ---- sqlite_schema.c ---- */
+
 enum action {
     ACT_CREATE,  /* there is no such table */
     ACT_REBUILD, /* another table takes its place */
@@ -153,6 +172,10 @@ enum action {
 struct lite_run {
     struct conn *c;
     struct load *load;
+    /* of the load, or of one of its parts */
+    const struct load_plan *plan;
+    const struct shape *shape;
+    const char *table_name;
     struct arena arena;
     struct err *err;
     struct lite_table table;
@@ -161,14 +184,16 @@ struct lite_run {
     size_t old_count;         /* columns of DEST from here on are to be added to the table (ACT_ADD, MERGE, REFILL) */
     enum action action;
     bool keeps_types;  /* types of the table bind: a value that does not fit is an error, not a new type */
+    bool is_new;       /* no receipt has its load_key, as this very transaction has seen */
     bool was_narrowed; /* second pass: all types are the file's */
     const char **keys; /* legal names */
     size_t key_count;
     const char **orders;
     size_t order_count;
     /* counts of the pass */
-    uint64_t filled;  /* rows put into the table or its stage */
-    uint64_t skipped; /* rows before skip_records */
+    uint64_t filled;                       /* rows put into the table or its stage */
+    uint64_t inserted, updated, unchanged; /* of those, what became of the ones that met the table */
+    uint64_t skipped;                      /* rows before skip_records */
 };
 
 /* A copy of a text column; NULL: out of memory (or SQL NULL). */
@@ -191,9 +216,39 @@ enum err_code schema_own(struct lite_run *run, const char *name);
 /* Quote NAME for SQL into B. */
 void sql_name(struct buf *b, const char *name);
 
+/* ---- sqlite_known.c ---- */
+
+/* As schema_read(), from memory where the table is the same as for the load before in this transaction. */
+enum err_code known_read(struct conn *c, const char *name, struct arena *arena, struct lite_table *ret,
+                         struct err *err);
+/* A transaction or a savepoint has begun or was undone, or `_chute_tables` was written. */
+void known_forget(struct conn *c);
+void known_done(struct conn *c);
+
 /* ---- sqlite_fill.c ---- */
 
 enum fill_end { FILL_DONE, FILL_NARROWED };
+
+/* One pass into one table. */
+struct fill {
+    struct lite_run *run;
+    char *sql; /* of INSERT */
+    sqlite3_stmt *insert;
+    const char *shadow; /* to be kept alive; NULL: none */
+    size_t bound;       /* parameters: columns that get a value */
+    size_t *columns;    /* which of dest each is */
+    bool is_short;
+    bool meets_rows; /* the statement says what becomes of a row whose key is there: count each */
+    bool is_narrowed;
+    bool is_reject; /* the row in hand is a bad one */
+    uint64_t began_ms;
+};
+/* The same batch by batch, for a pass whose rows go to several tables. Within a transaction. CONFLICT: what follows
+ * VALUES(...), "" nothing. */
+enum err_code fill_begin(struct fill *f, struct lite_run *run, const char *schema, const char *table, bool by_position,
+                         const char *conflict);
+enum err_code fill_batch(struct fill *f, const struct row_batch *batch);
+void fill_end(struct fill *f);
 /*
  * Pull all rows into TABLE (of schema "main" or "temp"). SHORT: in many short transactions, beginning and ending
  * outside of one; else within the one that is open. BY_POSITION: the columns are called c0, c1 … (a stage).
@@ -226,6 +281,8 @@ enum err_code swap_drop(struct conn *c, const char *name, struct arena *arena, b
 
 /* SQL functions for the order of rows; called once per connection. */
 enum err_code merge_register(struct conn *c, struct err *err);
+/* What an INSERT into the table of RUN says about keys that are there, into B; nothing for `append`. */
+void merge_conflict(struct buf *b, const struct lite_run *run);
 /* An empty temporary stage for small loads. In a transaction. */
 enum err_code merge_stage(struct lite_run *run);
 /* Rows of the stage SCHEMA.TABLE into the table, by the flow's mode, in the open transaction. Fills the receipt's
@@ -245,6 +302,19 @@ enum err_code receipt_was_done(struct conn *c, const struct load *load, bool *re
 
 /* ---- sqlite_load.c ---- */
 
+void lite_init(struct lite_run *run, struct conn *c, struct load *load, struct err *err);
+void lite_clear_receipt(struct load *load);
+/* Is it upsert, keep_first or newest? */
+bool lite_is_merge(const struct lite_run *run);
+/* Make the table that RUN plans, or give the one that is there what it lacks (and, for a refill, empty it). */
+enum err_code lite_make_table(struct lite_run *run);
+/* Is the table still what it was when the plan was made? ERR_REMOTE, retryable. */
+enum err_code lite_still_planned(struct lite_run *run);
+/* The pass is over: is the version new, and is the file still the one we read? *RET_DUPLICATE: undo everything. */
+enum err_code lite_judge(struct lite_run *run, bool *ret_duplicate);
+/* The receipt, if the counts of RUN add up with those of the pass. */
+enum err_code lite_write_receipt(struct lite_run *run);
+
 /* Does the load go into the transaction that small ones share? */
 bool lite_is_small(const struct load *load);
 /* Within a transaction (and a savepoint) of the caller. ERR is filled and the code returned; LOAD's receipt is filled.
@@ -252,5 +322,20 @@ bool lite_is_small(const struct load *load);
 enum err_code lite_small(struct conn *c, struct load *load, struct err *err);
 /* With transactions of its own. */
 enum err_code lite_large(struct conn *c, struct load *load, struct err *err);
+
+/* ---- sqlite_script.c ---- */
+
+/* Run SCRIPTS in a transaction of their own; fills scripts->statements. Closes the connection. */
+enum err_code lite_script(struct conn *c, struct scripts *scripts, struct err *err);
+
+/* ---- sqlite_parts.c ---- */
+
+/* As lite_small() and lite_large(), for loads with parts. */
+enum err_code parts_small(struct conn *c, struct load *load, struct err *err);
+enum err_code parts_large(struct conn *c, struct load *load, struct err *err);
+/* Forget what is known about the tables of parts: the transaction is another one, or something was undone. */
+void parts_forget(struct conn *c);
+/* LOAD_FORGET: drop the tables of the parts that chute made. In a transaction. */
+enum err_code parts_drop(struct conn *c, struct load *load, struct err *err);
 
 #endif

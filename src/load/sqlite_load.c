@@ -16,12 +16,15 @@ bool lite_is_small(const struct load *load)
     return load->what != LOAD_FILE || load->rows->shape->is_whole;
 }
 
-static void run_init(struct lite_run *run, struct conn *c, struct load *load, struct err *err)
+void lite_init(struct lite_run *run, struct conn *c, struct load *load, struct err *err)
 {
     memset(run, 0, sizeof(*run));
     run->c = c;
     run->load = load;
     run->err = err;
+    run->plan = load->plan;
+    run->shape = load->rows != NULL ? load->rows->shape : NULL;
+    run->table_name = load->table;
     arena_init(&run->arena);
 }
 
@@ -35,46 +38,46 @@ static enum err_code run_again(struct lite_run *run)
     struct load *load = run->load;
     struct err *err = run->err;
     arena_done(&run->arena);
-    run_init(run, c, load, err);
+    lite_init(run, c, load, err);
     run->was_narrowed = true;
     return rows_rewind(load->rows, err);
 }
 
-static bool is_merge(const struct lite_run *run)
+bool lite_is_merge(const struct lite_run *run)
 {
-    enum load_mode mode = run->load->plan->mode;
+    enum load_mode mode = run->plan->mode;
     return mode == MODE_UPSERT || mode == MODE_KEEP_FIRST || mode == MODE_NEWEST;
 }
 
 static enum err_code check_mode(struct lite_run *run)
 {
-    if (is_merge(run) && run->load->plan->key.count == 0)
-        return err_set(run->err, ERR_CONFIG, false, "flow %s: this way of loading needs a key", run->load->plan->flow);
-    if (run->load->plan->mode == MODE_NEWEST && run->load->plan->order_by.count == 0)
-        return err_set(run->err, ERR_CONFIG, false, "flow %s: load: newest needs order_by", run->load->plan->flow);
+    if (lite_is_merge(run) && run->plan->key.count == 0)
+        return err_set(run->err, ERR_CONFIG, false, "flow %s: this way of loading needs a key", run->plan->flow);
+    if (run->plan->mode == MODE_NEWEST && run->plan->order_by.count == 0)
+        return err_set(run->err, ERR_CONFIG, false, "flow %s: load: newest needs order_by", run->plan->flow);
     return ERR_NONE;
 }
 
 /* ---- the end, the same for all ---- */
 
-static void clear_receipt(struct load *load)
+void lite_clear_receipt(struct load *load)
 {
     memset(&load->receipt, 0, sizeof(load->receipt));
     load->receipt.dest_rows = -1;
 }
 
-/* The pass is over: is the version new, and is the file still the one we read? *RET_DUPLICATE: undo everything. */
-static enum err_code judge(struct lite_run *run, bool *ret_duplicate)
+enum err_code lite_judge(struct lite_run *run, bool *ret_duplicate)
 {
     struct load *load = run->load;
     /* Receipts of a table that was not there speak of rows that are gone; by now we may have made it ourselves. */
-    enum err_code code = receipt_find(run, run->table.exists ? load->rows->result.hash : NULL, ret_duplicate);
+    bool speaks = run->table.exists || load->part_count > 0;
+    enum err_code code = receipt_find(run, speaks ? load->rows->result.hash : NULL, ret_duplicate);
     if (code == ERR_NONE && !*ret_duplicate && load->still_current != NULL)
         code = load->still_current(load, run->err);
     return code;
 }
 
-static enum err_code write_receipt(struct lite_run *run, bool is_direct)
+enum err_code lite_write_receipt(struct lite_run *run)
 {
     struct receipt *r = &run->load->receipt;
     const struct rows_result *result = &run->load->rows->result;
@@ -82,9 +85,9 @@ static enum err_code write_receipt(struct lite_run *run, bool is_direct)
     r->bytes = result->bytes;
     r->parsed = result->records;
     r->rejected = result->rejected;
-    if (is_direct)
-        r->inserted = run->filled;
-    r->unchanged += run->skipped;
+    r->inserted = run->inserted;
+    r->updated = run->updated;
+    r->unchanged = run->unchanged + run->skipped;
     r->created_table = !run->table.exists;
     if (r->parsed != r->inserted + r->updated + r->unchanged + r->rejected)
         return err_set(run->err, ERR_SYSTEM, true,
@@ -115,6 +118,11 @@ static enum err_code prepare_table(struct lite_run *run)
     return code;
 }
 
+enum err_code lite_make_table(struct lite_run *run)
+{
+    return run->action == ACT_CREATE ? create_table(run) : prepare_table(run);
+}
+
 /* ---- small ---- */
 
 static enum err_code fill_staged(struct lite_run *run, enum fill_end *ret_end)
@@ -139,10 +147,10 @@ static enum err_code small_action(struct lite_run *run, enum fill_end *ret_end)
             code = swap_tables(run, name, old, sizeof(old));
         return code;
     }
-    code = run->action == ACT_CREATE ? create_table(run) : prepare_table(run);
+    code = lite_make_table(run);
     if (code != ERR_NONE)
         return code;
-    if (is_merge(run))
+    if (lite_is_merge(run))
         return fill_staged(run, ret_end);
     code = fill_rows(run, "main", run->table.name, false, false, ret_end);
     /* What was without a value may have one now. */
@@ -164,6 +172,7 @@ static enum err_code small_try(struct lite_run *run, enum fill_end *ret_end)
         return code; /* the caller's savepoint undoes this one too */
     if (*ret_end == FILL_NARROWED) {
         buf_clear(&run->c->stage);
+        known_forget(run->c);
         return conn_exec(run->c, run->err, "ROLLBACK TO chute_fill; RELEASE chute_fill");
     }
     return conn_exec(run->c, run->err, "RELEASE chute_fill");
@@ -173,6 +182,7 @@ static enum err_code small_try(struct lite_run *run, enum fill_end *ret_end)
 static enum err_code undo_small(struct lite_run *run)
 {
     buf_clear(&run->c->stage);
+    known_forget(run->c);
     return conn_exec(run->c, run->err, "ROLLBACK TO chute_file");
 }
 
@@ -187,6 +197,7 @@ static enum err_code small_file(struct lite_run *run)
         code = receipt_find(run, shape->has_hash ? shape->hash : NULL, &is_duplicate);
     if (code != ERR_NONE || is_duplicate)
         return code;
+    run->is_new = true;
     code = conn_exec(run->c, run->err, "SAVEPOINT chute_file");
     if (code == ERR_NONE)
         code = small_try(run, &end);
@@ -198,10 +209,12 @@ static enum err_code small_file(struct lite_run *run)
             code = run_again(run);
     }
     if (code == ERR_NONE)
-        code = judge(run, &is_duplicate);
+        code = lite_judge(run, &is_duplicate);
     if (code == ERR_NONE && is_duplicate)
         return undo_small(run);
-    return code == ERR_NONE ? write_receipt(run, !is_merge(run)) : code;
+    if (!lite_is_merge(run))
+        run->inserted = run->filled;
+    return code == ERR_NONE ? lite_write_receipt(run) : code;
 }
 
 /* ---- what is no file ---- */
@@ -211,8 +224,10 @@ static enum err_code drop_table(struct conn *c, struct load *load, struct err *e
     struct arena arena;
     bool is_dropped = false;
     arena_init(&arena);
-    enum err_code code = swap_drop(c, load->table, &arena, &is_dropped, err);
+    enum err_code code =
+        load->part_count > 0 ? parts_drop(c, load, err) : swap_drop(c, load->table, &arena, &is_dropped, err);
     arena_done(&arena);
+    is_dropped = is_dropped || load->receipt.updated > 0;
     if (code == ERR_NONE && load->what == LOAD_FORGET)
         code = receipt_forget(c, load, err);
     else if (code == ERR_NONE && is_dropped)
@@ -262,11 +277,14 @@ static enum err_code small_change(struct conn *c, struct load *load, struct err 
 
 enum err_code lite_small(struct conn *c, struct load *load, struct err *err)
 {
-    clear_receipt(load);
+    lite_clear_receipt(load);
+    if (load->what == LOAD_FILE && load->part_count > 0)
+        return parts_small(c, load, err);
+    parts_forget(c); /* their tables may change now */
     if (load->what != LOAD_FILE)
         return small_change(c, load, err);
     struct lite_run run;
-    run_init(&run, c, load, err);
+    lite_init(&run, c, load, err);
     enum err_code code = small_file(&run);
     arena_done(&run.arena);
     return code;
@@ -277,7 +295,7 @@ enum err_code lite_small(struct conn *c, struct load *load, struct err *err)
 /* Do the rows become a table as they are, or are they a stage for another one? */
 static bool becomes_table(const struct lite_run *run)
 {
-    return run->action == ACT_REBUILD || (run->action == ACT_CREATE && !is_merge(run));
+    return run->action == ACT_REBUILD || (run->action == ACT_CREATE && !lite_is_merge(run));
 }
 
 /* Fill a shadow, in two passes at most. NAME is "" if nothing is left of it. */
@@ -305,15 +323,15 @@ static enum err_code fill_shadow(struct lite_run *run, char *name, size_t size)
 }
 
 /* Others may have changed the table while the shadow filled: the plan was made for another one then. */
-static enum err_code still_as_planned(struct lite_run *run)
+enum err_code lite_still_planned(struct lite_run *run)
 {
     struct lite_table now;
-    enum err_code code = schema_read(run->c, run->load->table, &run->arena, &now, run->err);
+    enum err_code code = schema_read(run->c, run->table_name, &run->arena, &now, run->err);
     if (code != ERR_NONE)
         return code;
     if (now.exists != run->table.exists || (now.exists && strcmp(now.sql, run->table.sql) != 0))
         return err_set(run->err, ERR_REMOTE, true,
-                       "table %s was changed by another program during the load; it is tried again", run->load->table);
+                       "table %s was changed by another program during the load; it is tried again", run->table_name);
     return ERR_NONE;
 }
 
@@ -322,7 +340,7 @@ static enum err_code show_rows(struct lite_run *run, const char *name, char *ret
     ret_old[0] = '\0';
     if (becomes_table(run))
         return swap_tables(run, name, ret_old, size);
-    enum err_code code = run->action == ACT_CREATE ? create_table(run) : prepare_table(run);
+    enum err_code code = lite_make_table(run);
     return code == ERR_NONE ? merge_apply(run, "main", name) : code;
 }
 
@@ -336,17 +354,19 @@ static enum err_code publish(struct lite_run *run, const char *name, char *ret_o
     if (code == ERR_NONE)
         code = shadow_beat(c, name, run->err);
     if (code == ERR_NONE)
-        code = still_as_planned(run);
+        code = lite_still_planned(run);
     if (code == ERR_NONE)
-        code = judge(run, ret_duplicate);
+        code = lite_judge(run, ret_duplicate);
     if (code == ERR_NONE && *ret_duplicate) {
         conn_rollback(c);
         return ERR_NONE;
     }
     if (code == ERR_NONE)
         code = show_rows(run, name, ret_old, size);
+    if (becomes_table(run))
+        run->inserted = run->filled;
     if (code == ERR_NONE)
-        code = write_receipt(run, becomes_table(run));
+        code = lite_write_receipt(run);
     if (code == ERR_NONE)
         code = conn_commit(c, run->err);
     if (code != ERR_NONE)
@@ -358,7 +378,7 @@ static enum err_code large_file(struct lite_run *run)
 {
     char name[128] = "", old[128] = "";
     bool is_duplicate = false, is_swapped = false;
-    const struct shape *shape = run->load->rows->shape;
+    const struct shape *shape = run->shape;
     enum err_code code = check_mode(run);
     if (code == ERR_NONE)
         code = receipt_find(run, shape->has_hash ? shape->hash : NULL, &is_duplicate);
@@ -384,9 +404,9 @@ enum err_code lite_large(struct conn *c, struct load *load, struct err *err)
 {
     struct lite_run run;
     struct err ignored;
-    clear_receipt(load);
-    run_init(&run, c, load, err);
-    enum err_code code = large_file(&run);
+    lite_clear_receipt(load);
+    lite_init(&run, c, load, err);
+    enum err_code code = load->part_count > 0 ? parts_large(c, load, err) : large_file(&run);
     arena_done(&run.arena);
     /* The connection goes back to small habits; if even that fails, it is opened anew. */
     if (conn_greedy(c, false, &ignored) != ERR_NONE)

@@ -244,7 +244,7 @@ enum err_code merge_stage(struct lite_run *run)
 /* Put the row ids that win within the file into temp._chute_win. */
 static enum err_code choose(struct lite_run *run, const char *schema, const char *stage, uint64_t *ret_winners)
 {
-    enum load_mode mode = run->load->plan->mode;
+    enum load_mode mode = run->plan->mode;
     struct buf b;
     enum err_code code = conn_exec(run->c, run->err,
                                    "CREATE TEMP TABLE IF NOT EXISTS _chute_win(id INTEGER PRIMARY KEY);"
@@ -312,13 +312,13 @@ static enum err_code count_known(struct lite_run *run, const char *schema, const
 /* When does the newcomer win? */
 static void add_condition(struct buf *b, const struct lite_run *run)
 {
-    if (run->load->plan->mode == MODE_UPSERT) {
+    if (run->plan->mode == MODE_UPSERT) {
         add_row(b, run, SIDE_NEW);
         buf_adds(b, " <> ");
         add_row(b, run, SIDE_TABLE);
         return;
     }
-    const char *sign = run->load->plan->mode == MODE_NEWEST ? " > " : " < ";
+    const char *sign = run->plan->mode == MODE_NEWEST ? " > " : " < ";
     add_rank_call(b, run, SIDE_NEW);
     buf_adds(b, sign);
     add_rank_call(b, run, SIDE_TABLE);
@@ -341,7 +341,7 @@ static void add_conflict(struct buf *b, const struct lite_run *run)
         buf_adds(b, i > 0 ? ", " : "");
         sql_name(b, run->keys[i]);
     }
-    if (run->load->plan->mode == MODE_KEEP_FIRST && run->order_count == 0) {
+    if (run->plan->mode == MODE_KEEP_FIRST && run->order_count == 0) {
         buf_adds(b, ") DO NOTHING");
         return;
     }
@@ -393,18 +393,23 @@ static void add_insert(struct buf *b, const struct lite_run *run, const char *sc
     buf_adds(b, " s");
 }
 
+void merge_conflict(struct buf *b, const struct lite_run *run)
+{
+    if (run->plan->mode != MODE_REPLACE && run->plan->mode != MODE_APPEND)
+        add_conflict(b, run);
+}
+
 enum err_code merge_apply(struct lite_run *run, const char *schema, const char *stage)
 {
-    struct receipt *r = &run->load->receipt;
     struct buf b;
     uint64_t winners = 0, known = 0, changed = 0;
     enum err_code code = ERR_NONE;
     buf_init(&b);
     add_insert(&b, run, schema, stage);
-    if (run->load->plan->mode == MODE_REPLACE || run->load->plan->mode == MODE_APPEND) {
+    if (run->plan->mode == MODE_REPLACE || run->plan->mode == MODE_APPEND) {
         buf_adds(&b, " ORDER BY s.rowid");
         code = run_sql(run, &b, "insert", &changed);
-        r->inserted = changed;
+        run->inserted = changed;
     } else {
         code = choose(run, schema, stage, &winners);
         if (code == ERR_NONE)
@@ -413,12 +418,12 @@ enum err_code merge_apply(struct lite_run *run, const char *schema, const char *
         add_conflict(&b, run);
         if (code == ERR_NONE)
             code = run_sql(run, &b, "insert or update", &changed);
-        r->inserted = winners - known;
-        r->updated = changed - r->inserted;
+        run->inserted = winners - known;
+        run->updated = changed - run->inserted;
     }
     buf_done(&b);
     if (code != ERR_NONE)
         return err_wrap(run->err, "table %s", run->table.name);
-    r->unchanged = run->filled - r->inserted - r->updated;
+    run->unchanged = run->filled - run->inserted - run->updated;
     return ERR_NONE;
 }

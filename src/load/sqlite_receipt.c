@@ -72,13 +72,15 @@ enum err_code receipt_find(struct lite_run *run, const uint8_t hash[16], bool *r
 {
     char hex[33];
     *ret_found = false;
-    enum err_code code = look(run, by_attempt, NULL, ret_found);
+    enum err_code code = run->is_new ? ERR_NONE : look(run, by_attempt, NULL, ret_found);
     run->load->receipt.is_resumed = *ret_found; /* the file may be another version by now: the job looks */
     if (code != ERR_NONE || *ret_found || hash == NULL || run->load->plan->on_duplicate == DUPLICATE_RELOAD)
         return code;
     text_hex(hash, 16, hex);
     code = look(run, run->load->plan->mode == MODE_REPLACE ? by_last : by_path, hex, ret_found);
     if (code != ERR_NONE || !*ret_found)
+        return code;
+    if (run->load->part_count > 0) /* its table is only a name */
         return code;
     /* Somebody dropped the table: it holds no version at all. */
     struct lite_table t;

@@ -63,6 +63,7 @@ static const char *decl_of_type(enum column_type type)
     case TYPE_DATE:
     case TYPE_TIMESTAMP:
     case TYPE_TIMESTAMPTZ:
+    case TYPE_JSON:
         break;
     }
     return "TEXT";
@@ -107,7 +108,7 @@ static bool fits(const struct lite_column *c, const struct column *file)
 
 bool schema_is_narrowed(const struct lite_run *run, bool at_end)
 {
-    const struct shape *shape = run->load->rows->shape;
+    const struct shape *shape = run->shape;
     for (size_t i = 0; i < run->dest.count; i++) {
         const struct lite_column *c = &run->dest.items[i];
         if (!c->is_inferred || c->from < 0)
@@ -268,7 +269,7 @@ static struct lite_column *find_column(const struct lite_columns *columns, const
 /* A column as the configuration calls it: by its name in the file, or by its legal name. */
 static struct lite_column *find_in_file(struct lite_run *run, const char *name)
 {
-    const struct shape *shape = run->load->rows->shape;
+    const struct shape *shape = run->shape;
     for (size_t i = 0; i < run->want.count; i++) {
         int from = run->want.items[i].from;
         if (from >= 0 && strcmp(shape->columns[from].name, name) == 0)
@@ -280,7 +281,7 @@ static struct lite_column *find_in_file(struct lite_run *run, const char *name)
 
 static enum err_code missing_column(struct lite_run *run, const char *option, const char *name)
 {
-    const struct shape *shape = run->load->rows->shape;
+    const struct shape *shape = run->shape;
     char have[256] = "";
     size_t used = 0;
     for (size_t i = 0; i < shape->column_count && used < sizeof(have) - 1; i++)
@@ -310,7 +311,7 @@ static enum err_code want_names(struct lite_run *run, const struct option_string
 
 static enum err_code want_types(struct lite_run *run)
 {
-    const struct option_types *types = &run->load->plan->types;
+    const struct option_types *types = &run->plan->types;
     for (size_t i = 0; types->policy == TYPES_MAP && i < types->count; i++) {
         struct lite_column *c = find_in_file(run, types->entries[i].column);
         if (c == NULL)
@@ -328,8 +329,8 @@ static enum err_code want_types(struct lite_run *run)
 
 static enum err_code plan_want(struct lite_run *run)
 {
-    const struct load_plan *plan = run->load->plan;
-    const struct shape *shape = run->load->rows->shape;
+    const struct load_plan *plan = run->plan;
+    const struct shape *shape = run->shape;
     const char **names;
     bool has_number = plan->row_number != NULL && plan->row_number[0] != '\0';
     int limit = sqlite3_limit(run->c->db, SQLITE_LIMIT_COLUMN, -1);
@@ -444,7 +445,7 @@ static enum err_code refuse_header(struct lite_run *run, const char *why, const 
 /* The types of a table that chute made, unless one of them can't hold what the file has. Returns whether they can. */
 static bool adopt_types(struct lite_run *run)
 {
-    const struct shape *shape = run->load->rows->shape;
+    const struct shape *shape = run->shape;
     for (size_t i = 0; i < run->dest.count; i++) {
         struct lite_column *c = &run->dest.items[i];
         const struct lite_column *file = find_column(&run->want, c->name);
@@ -471,7 +472,7 @@ static bool same_decls(const struct lite_run *run)
 
 static enum err_code plan_replace_own(struct lite_run *run, unsigned diff, const char *text)
 {
-    enum schema_policy policy = run->load->plan->on_schema_change;
+    enum schema_policy policy = run->plan->on_schema_change;
     bool is_same = diff == 0;
     if (policy == SCHEMA_REJECT && !is_same)
         return refuse_header(run, " (on_schema_change: reject)", text);
@@ -507,7 +508,7 @@ static enum err_code plan_replace_own(struct lite_run *run, unsigned diff, const
  * alone. */
 static enum err_code plan_replace_foreign(struct lite_run *run, unsigned diff, const char *text)
 {
-    enum schema_policy policy = run->load->plan->on_schema_change;
+    enum schema_policy policy = run->plan->on_schema_change;
     unsigned allowed = policy == SCHEMA_ADD_COLUMNS ? HEADER_MISSING | HEADER_EXTRA | HEADER_RENAMED | HEADER_REORDERED
                        : policy == SCHEMA_RECREATE  ? HEADER_REORDERED
                                                     : 0;
@@ -523,14 +524,14 @@ static enum err_code plan_replace_foreign(struct lite_run *run, unsigned diff, c
 
 static enum err_code plan_add(struct lite_run *run, unsigned diff, const char *text)
 {
-    enum schema_policy policy = run->load->plan->on_schema_change;
+    enum schema_policy policy = run->plan->on_schema_change;
     if (policy == SCHEMA_REJECT && diff != 0)
         return refuse_header(run, " (on_schema_change: reject)", text);
     /* There is nothing to recreate from: the rows of other files are in the table. Order alone does no harm. */
     if (policy == SCHEMA_RECREATE && (diff & ~(unsigned)HEADER_REORDERED) != 0)
         return refuse_header(run, " (only `load: replace` recreates; on_schema_change: add_columns would take it)",
                              text);
-    run->action = run->load->plan->mode == MODE_APPEND ? ACT_ADD : ACT_MERGE;
+    run->action = run->plan->mode == MODE_APPEND ? ACT_ADD : ACT_MERGE;
     run->keeps_types = true;
     return bind_to_table(run, policy == SCHEMA_ADD_COLUMNS);
 }
@@ -539,7 +540,7 @@ enum err_code schema_plan(struct lite_run *run)
 {
     char text[300];
     unsigned diff = 0;
-    enum err_code code = schema_read(run->c, run->load->table, &run->arena, &run->table, run->err);
+    enum err_code code = known_read(run->c, run->table_name, &run->arena, &run->table, run->err);
     if (code == ERR_NONE)
         code = plan_want(run);
     if (code != ERR_NONE)
@@ -551,7 +552,7 @@ enum err_code schema_plan(struct lite_run *run)
     code = compare(run, text, sizeof(text), &diff);
     if (code != ERR_NONE)
         return code;
-    if (run->load->plan->mode != MODE_REPLACE)
+    if (run->plan->mode != MODE_REPLACE)
         return plan_add(run, diff, text);
     return run->table.is_ours ? plan_replace_own(run, diff, text) : plan_replace_foreign(run, diff, text);
 }
@@ -647,9 +648,10 @@ enum err_code schema_need_key(struct lite_run *run)
 
 enum err_code schema_own(struct lite_run *run, const char *name)
 {
-    const struct shape *shape = run->load->rows->shape;
+    const struct shape *shape = run->shape;
     sqlite3_stmt *stmt;
     struct buf untyped;
+    known_forget(run->c);
     enum err_code code = conn_prepare(
         run->c,
         "INSERT OR REPLACE INTO _chute_tables(name, sql, instance, flow, at, untyped) SELECT name, sql, ?2, ?3,"
@@ -668,7 +670,7 @@ enum err_code schema_own(struct lite_run *run, const char *name)
     }
     sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
     sqlite3_bind_text(stmt, 2, run->load->instance, -1, SQLITE_STATIC);
-    sqlite3_bind_text(stmt, 3, run->load->plan->flow, -1, SQLITE_STATIC);
+    sqlite3_bind_text(stmt, 3, run->plan->flow, -1, SQLITE_STATIC);
     sqlite3_bind_text(stmt, 4, untyped.data != NULL ? untyped.data : "", -1, SQLITE_STATIC); /* nothing to allocate */
     code = untyped.failed ? err_nomem(run->err) : conn_run(run->c, stmt, run->err, "note whose the table is");
     sqlite3_clear_bindings(stmt);

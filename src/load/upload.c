@@ -175,6 +175,21 @@ static void upload_free(struct upload *u)
     free(u);
 }
 
+uint64_t uploader_piece_bytes(const struct uploader *up, enum store_kind kind, uint64_t size)
+{
+    const struct store_ops *ops = stores[kind];
+    uint64_t single = up->limits.single_bytes < ops->single_max ? up->limits.single_bytes : ops->single_max;
+    return size > single ? upload_plain_bytes(ops, up->limits.piece_bytes, size) : 0;
+}
+
+/* Is the piece at hand in the store since an earlier try? */
+static bool is_there(const struct upload *u, uint64_t left)
+{
+    const struct upload_blob *b = u->blob;
+    uint64_t size = left > u->piece_bytes ? u->piece_bytes : left;
+    return u->is_many && b != NULL && u->made < b->have_count && b->have[u->made] == size;
+}
+
 enum err_code upload_start(struct uploader *up, const struct upload_request *request, struct upload **ret_upload,
                            struct err *err)
 {
@@ -189,6 +204,7 @@ enum err_code upload_start(struct uploader *up, const struct upload_request *req
     u->expired = request->expired;
     u->stop = request->stop;
     u->arg = request->arg;
+    u->blob = request->blob;
     u->has_proof = true;
     enum err_code code = target_new(&request->target, &u->target, err);
     if (code == ERR_NONE) {
@@ -201,9 +217,8 @@ enum err_code upload_start(struct uploader *up, const struct upload_request *req
         return code;
     }
     if (u->producer == NULL) {
-        uint64_t single = up->limits.single_bytes < u->ops->single_max ? up->limits.single_bytes : u->ops->single_max;
-        u->piece_bytes = upload_plain_bytes(u->ops, up->limits.piece_bytes, u->body.size);
-        u->is_many = u->body.size > single;
+        u->piece_bytes = uploader_piece_bytes(up, request->target.kind, u->body.size);
+        u->is_many = u->piece_bytes > 0;
     }
     DL_APPEND(up->uploads, u);
     if (ret_upload != NULL)
@@ -277,6 +292,14 @@ static void cut_pieces(struct upload *u)
     for (; under_way < most && !u->all_made && !u->is_over; under_way++) {
         uint64_t left = u->body.size - u->made_bytes;
         struct err err;
+        if (is_there(u, left)) {
+            uint64_t size = left > u->piece_bytes ? u->piece_bytes : left;
+            u->made++;
+            u->made_bytes += size;
+            u->all_made = size == left;
+            under_way--; /* the loop's own count */
+            continue;
+        }
         p = upload_add_piece(u, u->is_many ? STEP_PIECE : STEP_SINGLE);
         if (p == NULL) {
             err_nomem(&err);

@@ -40,7 +40,9 @@ struct store_target {
     const char *access_key;    /* S3 */
     const char *secret_key;    /* S3 */
     const char *session_token; /* S3 */
-    const char *sas;           /* AZURE */
+    const char *sas;           /* AZURE, or ACCOUNT and ACCOUNT_KEY */
+    const char *account;       /* AZURE: its name */
+    const char *account_key;   /* AZURE: base64 */
     const char *access_token;  /* GCS */
     const char *file_name;     /* S3, AZURE: sent as Content-Disposition */
 };
@@ -74,6 +76,8 @@ struct upload_result {
     uint64_t source_bytes;   /* what was read for it: bytes of the file or memory; ROWS: of CSV text */
     unsigned parts;          /* 1: a single request */
     uint64_t retry_after_ms; /* the store asked for at least that long a pause; 0 */
+    int status;              /* AZURE, with an error: what the store answered last; 0 nothing */
+    char code[48];           /* AZURE, with an error: its code, "" none */
 };
 
 /* Zero is the default that the comment names. */
@@ -87,6 +91,9 @@ struct uploader_limits {
 
 struct uploader; /* what the uploads of one destination share: requests, buffers */
 struct upload;   /* one under way; gone once its done() returned */
+
+/* How large the pieces of a file of SIZE bytes are; 0: it goes up in one request. */
+uint64_t uploader_piece_bytes(const struct uploader *up, enum store_kind kind, uint64_t size);
 
 /*
  * HTTP is borrowed until CLOSED. Loads libcrypto when it is the first, some milliseconds. ERR_CONFIG: no libcrypto, or
@@ -106,8 +113,23 @@ typedef void upload_done(void *arg, const struct upload_result *result);
  */
 typedef bool upload_expired(void *arg);
 
+/*
+ * What more an Azure blob is to get, and when. Borrowed until done().
+ */
+struct upload_blob {
+    const char *content_type;   /* NULL: application/octet-stream */
+    const char *const *headers; /* "x-ms-meta-...: value", NULL-terminated: with the request that makes the blob */
+    const char *condition;      /* "If-None-Match: *", "If-Match: ETAG": of that request; NULL: none */
+    const char *md5; /* base64, of the whole blob: stored with it. Only where it goes up in pieces: what goes up
+                        in one request is summed on the way, and the store's own sum compared */
+    const char *block_prefix; /* 10 characters of [0-9a-f] before the number in the ids of blocks; NULL: none */
+    const uint64_t *have;     /* sizes of the blocks that the store has already under those ids, by number; 0: not it */
+    size_t have_count;
+};
+
 struct upload_request {
-    struct store_target target; /* copied, and wiped before the copy is freed */
+    struct store_target target;     /* copied, and wiped before the copy is freed */
+    const struct upload_blob *blob; /* AZURE; may be NULL */
     struct upload_body body;
     upload_done *done;
     upload_expired *expired;  /* may be NULL */

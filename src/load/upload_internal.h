@@ -77,6 +77,20 @@ struct sigv4_request {
 /* The value of the Authorization header, appended to RET. ERR_SYSTEM. */
 enum err_code sigv4_sign(const struct sigv4_request *r, struct buf *ret, struct err *err);
 
+/* ---- upload_azure.c ---- */
+
+struct ask;
+/*
+ * Sign a request by the account's key (SharedKey): adds x-ms-date, x-ms-version and Authorization to ASK, whose URL and
+ * headers are complete. BODY_SIZE: of what follows the headers. ERR_SYSTEM; ERR_CONFIG: the key is no base64.
+ */
+enum err_code azure_sign(struct ask *ask, const char *account, const char *account_key, uint64_t body_size,
+                         struct err *err);
+/* The id of block NUMBER, as it stands in a URL, into RET. PREFIX: of struct upload_blob, may be NULL. */
+#define AZURE_BLOCK_ID 32
+void azure_block_id(const char *prefix, unsigned number, char ret[AZURE_BLOCK_ID]);
+#define AZURE_VERSION "2020-10-02"
+
 /* ---- a request as a store wants it ---- */
 
 #define ASK_HEADERS 20
@@ -240,6 +254,7 @@ struct upload {
     upload_expired *expired;
     const _Atomic bool *stop;
     void *arg;
+    const struct upload_blob *blob;
 
     struct piece *pieces; /* under way, in the order of the object */
     struct producer *producer;

@@ -234,7 +234,7 @@ static const char *what_lacks(const struct store_target *t)
             return "the region is missing or none";
         return t->access_key[0] == '\0' || t->secret_key[0] == '\0' ? "the credentials are missing" : NULL;
     case STORE_AZURE:
-        return t->sas[0] == '\0' ? "the SAS is missing" : NULL;
+        return t->sas[0] == '\0' && (t->account[0] == '\0' || t->account_key[0] == '\0') ? "the SAS is missing" : NULL;
     case STORE_GCS:
         return t->access_token[0] == '\0' ? "the access token is missing" : NULL;
     }
@@ -251,6 +251,7 @@ static const size_t members[] = {
     offsetof(struct store_target, access_key),    offsetof(struct store_target, secret_key),
     offsetof(struct store_target, session_token), offsetof(struct store_target, sas),
     offsetof(struct store_target, access_token),  offsetof(struct store_target, file_name),
+    offsetof(struct store_target, account),       offsetof(struct store_target, account_key),
 };
 #define MEMBERS (sizeof members / sizeof members[0])
 
@@ -349,7 +350,7 @@ static void star(char *text, const char *secret, size_t n)
 
 void target_redact(const struct target *t, char *text)
 {
-    const char *const secrets[] = {t->t.secret_key, t->t.session_token, t->t.access_token, t->t.sas};
+    const char *const secrets[] = {t->t.secret_key, t->t.session_token, t->t.access_token, t->t.sas, t->t.account_key};
     for (size_t i = 0; i < sizeof secrets / sizeof secrets[0]; i++)
         star(text, secrets[i], strlen(secrets[i]));
     const char *sig = strstr(t->t.sas, "sig=");

@@ -87,7 +87,26 @@ bool settle_is_old(const struct file_id *id, uint64_t need_ms)
     return (uint64_t)age_ns / 1000000 >= need_ms;
 }
 
-static uint64_t unseen_due(const struct settle *s, const struct ticket *t, uint64_t now)
+/*
+ * When a file of this time is old enough, by the clock that timers go by. All files by the same pair of clocks, so that
+ * they are due in the order of their times: who decides by what came first must not see two of them swapped.
+ */
+static uint64_t old_at(struct settle *s, int64_t mtime_ns, uint64_t need, uint64_t now)
+{
+    int64_t wall_ns = clock_wall_ns(), passed_ms = (int64_t)(now - s->base_mono_ms);
+    int64_t drift_ms = (wall_ns - s->base_wall_ns) / 1000000 - passed_ms;
+    if (s->base_mono_ms == 0 || drift_ms > BASE_DRIFT_MS || drift_ms < -BASE_DRIFT_MS) {
+        s->base_wall_ns = wall_ns;
+        s->base_mono_ms = now;
+    }
+    int64_t after_ns = mtime_ns - s->base_wall_ns;
+    int64_t after_ms = after_ns / 1000000 - (after_ns % 1000000 < 0);
+    /* Both clocks were cut to whole milliseconds: one that is due is really old enough. */
+    int64_t due = (int64_t)s->base_mono_ms + after_ms + (int64_t)need + 2;
+    return due > (int64_t)now ? (uint64_t)due : now;
+}
+
+static uint64_t unseen_due(struct settle *s, const struct ticket *t, uint64_t now)
 {
     uint64_t need = settle_need_ms(s, LEASE_UNKNOWN);
     if (s->is_polled) /* another machine's clock made that time: only two looks count */
@@ -97,7 +116,16 @@ static uint64_t unseen_due(const struct settle *s, const struct ticket *t, uint6
     int64_t age_ns;
     if (__builtin_sub_overflow(clock_wall_ns(), t->seen.mtime_ns, &age_ns) || age_ns < 0)
         return now + need;
-    return now + need - (uint64_t)age_ns / 1000000;
+    return old_at(s, t->seen.mtime_ns, need, now);
+}
+
+uint64_t settle_rest_ms(struct settle *s, const struct file_id *id, uint64_t need_ms, uint64_t now)
+{
+    int64_t age_ns;
+    if (__builtin_sub_overflow(clock_wall_ns(), id->mtime_ns, &age_ns) || age_ns < 0)
+        return need_ms;
+    uint64_t due = old_at(s, id->mtime_ns, need_ms, now);
+    return due > now ? due - now : 1;
 }
 
 /* ---- tickets */

@@ -1,7 +1,8 @@
-/* settle_heap.c -- the ticket that is due next is the first. */
+/* settle_heap.c -- the ticket that is due next is the first; of several the one of the oldest file. */
 #include "settle_internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 bool heap_reserve(struct heap *h, size_t count)
 {
@@ -22,17 +23,28 @@ static void place(struct heap *h, struct ticket *t, size_t at)
     t->heap_at = at + 1;
 }
 
+/* Of what is due at the same time the older file is first: its news may go out alone, and who decides by what came
+ * first would be told wrong. */
+static bool is_before(const struct ticket *a, const struct ticket *b)
+{
+    if (a->due_ms != b->due_ms)
+        return a->due_ms < b->due_ms;
+    if (a->seen.mtime_ns != b->seen.mtime_ns)
+        return a->seen.mtime_ns < b->seen.mtime_ns;
+    return strcmp(a->path, b->path) < 0;
+}
+
 static void sift(struct heap *h, struct ticket *t, size_t at)
 {
-    while (at > 0 && h->items[(at - 1) / 2]->due_ms > t->due_ms) {
+    while (at > 0 && is_before(t, h->items[(at - 1) / 2])) {
         place(h, h->items[(at - 1) / 2], at);
         at = (at - 1) / 2;
     }
     for (;;) {
         size_t child = 2 * at + 1;
-        if (child + 1 < h->count && h->items[child + 1]->due_ms < h->items[child]->due_ms)
+        if (child + 1 < h->count && is_before(h->items[child + 1], h->items[child]))
             child++;
-        if (child >= h->count || h->items[child]->due_ms >= t->due_ms)
+        if (child >= h->count || !is_before(h->items[child], t))
             break;
         place(h, h->items[child], at);
         at = child;

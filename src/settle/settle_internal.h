@@ -20,6 +20,7 @@
 #define NEVER UINT64_MAX
 /* Where nobody can tell whether a writer has the file open, age must be more than a pause between two writes. */
 #define SETTLE_BLIND_MS 10000
+#define BASE_DRIFT_MS 50 /* a wall clock that was moved further than that is another one */
 
 enum ticket_kind {
     TICKET_CLOSED,  /* a close or a rename into place was seen */
@@ -84,6 +85,8 @@ struct settle {
     uv_timer_t timer;
     struct ticket *tickets;
     size_t count;
+    int64_t base_wall_ns; /* the wall clock when the other one said base_mono_ms; see old_at() */
+    uint64_t base_mono_ms;
     struct heap heap;
     struct look look;
     bool is_looking, is_closing, is_timer_closed, is_polled;
@@ -107,6 +110,8 @@ void settle_maybe_closed(struct settle *s);
 uint64_t settle_need_ms(const struct settle *s, enum lease lease);
 /* Is a file of that time old enough by now? Never if it is from the future. */
 bool settle_is_old(const struct file_id *id, uint64_t need_ms);
+/* How long until then, at least a millisecond; NEED_MS if its time says nothing. */
+uint64_t settle_rest_ms(struct settle *s, const struct file_id *id, uint64_t need_ms, uint64_t now);
 /* The marker of PATH; false: none is asked for. */
 bool settle_marker_path(const struct settle *s, const char *path, char *ret, size_t size);
 

@@ -117,14 +117,17 @@ static bool is_as_seen(const struct ticket *t, const struct file_id *id)
     return t->seen.size == id->size && t->seen.mtime_ns == id->mtime_ns && t->seen.inode == id->inode;
 }
 
-static uint64_t still_to_wait(const struct settle *s, const struct ticket *t, const struct look_result *r, uint64_t now)
+static uint64_t still_to_wait(struct settle *s, const struct ticket *t, const struct look_result *r, uint64_t now)
 {
     if (t->kind == TICKET_CLOSED)
         return 0;
     uint64_t need = settle_need_ms(s, r->lease);
     if (!s->is_polled && settle_is_old(&r->id, need))
         return 0;
-    return now - t->seen_ms >= need ? 0 : need - (now - t->seen_ms);
+    uint64_t waited = now - t->seen_ms, by_age = s->is_polled ? need : settle_rest_ms(s, &r->id, need, now);
+    if (waited >= need)
+        return 0;
+    return by_age < need - waited ? by_age : need - waited;
 }
 
 /* True: it is whole. Else the ticket has been told what to wait for. */

@@ -363,13 +363,15 @@ static bool copy_settings(struct dir_source *s, const char *const *avoid)
     return s->marker_prefix != NULL && s->marker_suffix != NULL;
 }
 
-static enum err_code dir_open(const void *options, uv_loop_t *loop, const struct source_sink *sink, int max_depth,
-                              const char *const *avoid, bool (*wants)(void *arg, const char *path), void *wants_arg,
-                              void **ret_state, struct err *err)
+static enum err_code dir_open(const void *options, const struct source_env *env, uv_loop_t *loop,
+                              const struct source_sink *sink, int max_depth, const char *const *avoid,
+                              bool (*wants)(void *arg, const char *path), void *wants_arg, void **ret_state,
+                              struct err *err)
 {
     struct dir_source *s = calloc(1, sizeof *s);
     if (s == NULL)
         return err_nomem(err);
+    (void)env;
     s->options = options;
     s->loop = loop;
     s->sink = *sink;

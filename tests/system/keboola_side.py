@@ -1,11 +1,13 @@
 """One chute that loads into the Keboola emulator, and what is asked of both."""
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import urllib.parse
 import urllib.request
 
-from chute import PATIENCE, TOP, Chute, wait_until
+from chute import PATIENCE, TOP, Chute, tool, wait_until
 from keboola import TOKEN
 
 SAMPLES = TOP / "tests/data/keboola"
@@ -107,3 +109,22 @@ class Loader(Chute):
         for secret in self.secrets():
             for where, text in said.items():
                 assert secret not in text, "%s has a secret in it: %s…" % (where, secret[:12])
+
+
+def killing(kbc, call, when):
+    """Words before a command that end it by SIGKILL at the WHEN-th CALL, and the environment it needs."""
+    words = [tool("strace"), "-f", "-qq", "-o", str(kbc.home / "strace.out"), "-e", "trace=" + call,
+             "-e", "inject=%s:signal=SIGKILL:when=%d" % (call, when)]
+    return words, {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}  # which can't be done in a traced process
+
+
+def was_killed(code):
+    """What the exit CODE of a command behind killing() says."""
+    assert code in (0, 1, -signal.SIGKILL, 128 + signal.SIGKILL), code
+    return code not in (0, 1)
+
+
+def kill_at(kbc, call, when):
+    """run --once, killed at the WHEN-th CALL; True if it was killed."""
+    words, env = killing(kbc, call, when)
+    return was_killed(kbc.once(prefix=words, expect=None, env=env))

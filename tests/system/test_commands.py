@@ -17,7 +17,7 @@ COMMANDS = ["run", "load", "check", "init", "status", "receipts", "explain", "re
 def test_version_names_the_libraries(chute):
     done = chute.command("version")
     assert done.returncode == 0
-    for word in ("chute", "libuv", "SQLite", "libyaml", "json-c", "xxHash"):
+    for word in ("chute", "libuv", "SQLite", "libyaml", "json-c", "xxHash", "libcurl", "libpq"):
         assert word.lower() in done.stdout.lower(), done.stdout
     assert chute.command("--version").stdout == done.stdout
 
@@ -86,11 +86,11 @@ def test_check_refuses(chute, line, words):
         assert word in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["postgres", "azure_blob"])
+@pytest.mark.parametrize("kind", ["sftp"])
 def test_parts_that_do_not_exist_yet_are_refused_as_unknown(chute, kind):
-    chute.configure(dests={"lite": {"type": kind}})
+    chute.configure(source={"type": kind})
     done = chute.command("check", "-c", chute.config)
-    assert done.returncode == 78 and kind in done.stderr and "sqlite" in done.stderr
+    assert done.returncode == 78 and kind in done.stderr and "directory" in done.stderr
 
 
 def test_variables_defaults_and_secret_files(chute):
@@ -282,6 +282,50 @@ def test_retry_acts_at_once_in_a_running_daemon_and_at_the_next_start_without(ch
     chute.start()
     wait_until(lambda: len(chute.receipts_of("bad.csv")) > receipts, "another try", pause=0.1)
     assert chute.command("retry", chute.inbox / "no-such.csv", "--state", chute.state).returncode == 1
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("running", [True, False])
+def test_retry_leaves_alone_what_was_moved_away_and_says_where_it_is(chute, running):
+    invalid = chute.home / "invalid"
+    chute.configure({"types": "infer", "after_failure": {"move": str(invalid)}})
+    put_file(chute.inbox / "bad.csv", "a\n1,2\n")
+    chute.start()
+    chute.wait_state("bad.csv", "quarantined")
+    chute.wait_inbox()
+    if not running:
+        assert chute.stop() == 0
+    done = chute.command("retry", "--all", "--state", chute.state)
+    assert done.returncode == 0 and "0 files queued again" in done.stderr and "1 file is in the after_failure folder" in done.stderr, done
+    done = chute.command("retry", chute.inbox / "bad.csv", "--state", chute.state)
+    assert done.returncode == 1 and "move it back" in done.stderr, done
+    assert chute.state_of("bad.csv") == "quarantined"
+    if running:
+        assert chute.stop() == 0
+    chute.once(expect=0)  # nothing waits for a file that is not there
+    assert chute.state_of("bad.csv") == "quarantined"
+    (invalid / "bad.csv").rename(chute.inbox / "bad.csv")
+    chute.once(expect=1)
+    chute.wait_receipts("bad.csv", "quarantined", 2)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("running", [True, False])
+def test_a_file_deleted_after_its_retry_is_gone(chute, running):
+    chute.configure({"types": "infer"})
+    put_file(chute.inbox / "bad.csv", "a\n1,2\n")
+    chute.start()
+    chute.wait_state("bad.csv", "quarantined")
+    assert chute.stop() == 0
+    chute.ask("retry", "--all")
+    assert chute.state_of("bad.csv") == "queued"
+    (chute.inbox / "bad.csv").unlink()
+    if running:
+        chute.start()
+        chute.wait_state("bad.csv", "gone")
+    else:
+        chute.once(expect=0)
+        assert chute.state_of("bad.csv") == "gone"
 
 
 @pytest.mark.core

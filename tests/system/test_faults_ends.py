@@ -1,4 +1,5 @@
 """kill -9 where a file ends: while its table is dropped, while it is quarantined and moved, while it waits for a retry."""
+import json
 import os
 import shutil
 import sqlite3
@@ -78,3 +79,23 @@ def test_a_kill_in_a_state_that_lasts(chute, state):
         assert chute.tables() == {"first"}
     put_file(chute.inbox / "t.csv", "x\n3\n")
     chute.wait_rows("t", [(3,)])
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_killed_between_a_move_and_its_reason(chute, taken):
+    """The file is in its folder, what is to lie beside it is half written: the next start finds where the file went."""
+    invalid = chute.home / "invalid"
+    chute.configure({"types": "infer", "after_failure": {"move": str(invalid)}})
+    if taken:  # another file has the name
+        write_file(invalid / "sub" / "bad.csv", "theirs")
+    put_file(chute.inbox / "sub" / "bad.csv", "a\n1,2\n")
+    place = invalid / "sub" / ("bad.csv.1" if taken else "bad.csv")
+    reason = place.with_name(place.name + ".error.json")
+    part = str(reason) + ".part"
+    code = chute.once(expect=None, prefix=[tool("strace"), "-f", "-qq", "-o", "/dev/null", "-P", part, "-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL"])
+    assert code not in (0, 1) and place.exists() and not reason.exists()
+    chute.once(expect=None)
+    assert "expected 1" in json.loads(reason.read_text())["reason"]
+    assert sorted(p.name for p in (invalid / "sub").iterdir()) == sorted({place.name, reason.name, "bad.csv"})
+    assert [f["state"] for f in chute.files()] == ["quarantined"]
+    assert not list((chute.state / "quarantine").rglob("*.json"))

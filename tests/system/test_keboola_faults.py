@@ -13,13 +13,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-from chute import BINARY, LONG, tool, wait_until
+from chute import BINARY, LONG, wait_until
 from keboola import TOKEN, Emulator
-from keboola_side import LOADS, STORES, Loader
+from keboola_side import LOADS, STORES, Loader, kill_at
 
 FIRST = "id,name,value\n9,first,9\n"
 TEXT = "id,name,value\n0,name_0,17\n1,name_1,942\n2,name_2,5\n"
@@ -281,15 +280,6 @@ KILL_FAULTS = {
 def only_long(test):
     """Not even a skipped test of the normal run."""
     return test if LONG else None
-
-
-def kill_at(kbc, call, when):
-    """run --once, killed at the WHEN-th CALL; True if it was killed."""
-    code = kbc.once(prefix=[tool("strace"), "-f", "-qq", "-o", str(kbc.home / "strace.out"), "-e", "trace=" + call,
-                            "-e", "inject=%s:signal=SIGKILL:when=%d" % (call, when)], expect=None,
-                    env={"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"})  # which can't be done in a traced process
-    assert code in (0, 1, -signal.SIGKILL, 128 + signal.SIGKILL), code
-    return code not in (0, 1)
 
 
 

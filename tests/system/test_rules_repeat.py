@@ -252,3 +252,81 @@ def test_a_constant_table_holds_the_newest_file(chute):
     chute.wait_rows("latest", [(2,)])
     put_file(chute.inbox / "c.csv", "a\n3\n")
     chute.wait_rows("latest", [(3,)])
+
+
+GOOD, BAD = "a\n%d\n", "a\n%d\n1,2\n"
+STEP = 1700000000
+
+
+def put_at(chute, name, text, when):
+    """NAME appears whole, as written WHEN seconds after a moment long ago."""
+    write_file(chute.home / "whole", text)
+    os.utime(chute.home / "whole", (STEP + when, STEP + when))
+    os.rename(chute.home / "whole", chute.inbox / name)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("texts, kept, states", [
+    ([GOOD, GOOD, BAD], 2, ["skipped", "loaded", "quarantined"]),
+    ([GOOD, BAD, BAD], 1, ["loaded", "quarantined", "quarantined"]),
+    ([BAD, BAD, BAD], None, ["quarantined"] * 3),
+    ([GOOD, BAD, GOOD], 3, ["skipped", "skipped", "loaded"]),
+    ([GOOD, GOOD, ""], 2, ["skipped", "loaded", "skipped"]),
+])
+def test_a_constant_table_holds_the_newest_file_that_can_be_loaded(chute, texts, kept, states):
+    chute.configure({"table": "latest", "load": "replace"})
+    names = ["n%d.csv" % i for i in range(1, 4)]
+    for i, (name, text) in enumerate(zip(names, texts), 1):
+        put_at(chute, name, text % i if "%d" in text else text, i)
+    chute.once(expect=1 if "quarantined" in states else 0)
+    assert [chute.state_of(name) for name in names] == states
+    assert chute.rows("latest") == ([(kept,)] if kept else None)
+
+
+def test_a_constant_table_keeps_what_it_holds_when_a_newer_file_is_bad(chute):
+    """Those that were skipped for what is in the table are not better than that."""
+    chute.configure({"table": "latest", "load": "replace"})
+    for i in (1, 2, 3):
+        put_at(chute, "n%d.csv" % i, GOOD % i, i)
+    chute.once()
+    put_at(chute, "n4.csv", BAD % 4, 4)
+    chute.once(expect=1)
+    assert chute.rows("latest") == [(3,)]
+    assert [chute.state_of("n%d.csv" % i) for i in (1, 2, 3, 4)] == ["skipped", "skipped", "loaded", "quarantined"]
+    put_at(chute, "n4.csv", GOOD % 4, 5)  # and when it is mended, it is the newest
+    chute.once()
+    assert chute.rows("latest") == [(4,)]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("end", ["deleted", "given up"])
+def test_a_constant_table_gets_the_next_file_when_the_newest_never_becomes_whole(chute, end):
+    """The newest waits for the rest of its bytes; the others are skipped for it meanwhile."""
+    chute.configure({"table": "latest", "load": "replace", "incomplete_after": "1h" if end == "deleted" else "4s"})
+    for i in (1, 2):
+        put_at(chute, "n%d.csv" % i, GOOD % i, i)
+    put_at(chute, "n3.csv", 'a\n"3', 3)
+    chute.start()
+    chute.wait_state("n3.csv", "settling")
+    if end == "deleted":
+        assert chute.state_of("n2.csv") == chute.state_of("n1.csv") == "skipped" and "latest" not in chute.tables()
+        chute.kill9()
+        chute.start()
+        (chute.inbox / "n3.csv").unlink()
+    chute.wait_rows("latest", [(2,)])
+    chute.wait_state("n3.csv", "gone" if end == "deleted" else "quarantined")
+    assert chute.state_of("n1.csv") == "skipped"
+
+
+@pytest.mark.parametrize("files", [8, 8, 8, 8, 8, 30])
+def test_files_of_one_moment_come_in_the_order_of_their_age(chute, files):
+    """The clock of the file system is coarse: many have the same time, and the name decides. Two flows must see the same."""
+    flow = {"load": "keep_first", "key": ["id"], "table": "t", "types": {"id": "bigint", "v": "text"}}
+    chute.configure(source={"settle": "50ms"}, flows=[{"name": n, "to": n, **flow} for n in "ps"],
+                    dests={n: {"type": "sqlite", "path": str(chute.home / (n + ".db"))} for n in "ps"})
+    for i in range(files):
+        put_file(chute.inbox / ("%02d.csv" % i), "id,v\n1,%d\n" % i)
+    chute.once()
+    for name in "ps":
+        with contextlib.closing(sqlite3.connect(chute.home / (name + ".db"))) as db:
+            assert db.execute("SELECT v FROM t").fetchall() == [("0",)], name

@@ -107,6 +107,7 @@ static const struct dest_ops fake_sqlite = {.type = "sqlite",
                                             .from_url = fake_from_url,
                                             .check = fake_check,
                                             .flow_defaults = fake_flow_defaults,
+                                            .takes_parts = true,
                                             .table_name = fake_table_name};
 static const struct dest_ops fake_vault = {
     .type = "vault", .summary = "A vault.", .options = fake_vault_options, .options_size = sizeof(struct fake_dest)};

@@ -142,12 +142,14 @@ static void fake_dir_idle(uv_idle_t *idle)
         uv_idle_stop(idle);
 }
 
-static enum err_code fake_dir_open(const void *options, uv_loop_t *loop, const struct source_sink *sink, int max_depth,
-                                   const char *const *avoid, bool (*wants)(void *arg, const char *path),
-                                   void *wants_arg, void **ret_state, struct err *err)
+static enum err_code fake_dir_open(const void *options, const struct source_env *env, uv_loop_t *loop,
+                                   const struct source_sink *sink, int max_depth, const char *const *avoid,
+                                   bool (*wants)(void *arg, const char *path), void *wants_arg, void **ret_state,
+                                   struct err *err)
 {
     const struct fake_dir_options *o = options;
     struct fake_dir *d = calloc(1, sizeof *d);
+    (void)env;
     (void)max_depth;
     (void)avoid;
     (void)wants;
@@ -189,10 +191,12 @@ static void fake_dir_health(void *state, struct source_health *ret)
                                   .is_ready = d->scanned,
                                   .is_reachable = true};
 }
+static size_t fake_asked; /* paths that the engine wanted to have looked for */
 static enum err_code fake_dir_probe(void *state, struct probe *probes, size_t count, probe_cb *cb, void *arg,
                                     struct err *err)
 {
     struct fake_dir *d = state;
+    fake_asked += count;
     if (d->asked_count == sizeof d->asked / sizeof d->asked[0])
         return err_set(err, ERR_SYSTEM, true, "busy");
     d->asked[d->asked_count++] = (struct fake_probe){probes, count, cb, arg};

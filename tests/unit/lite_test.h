@@ -140,7 +140,12 @@ static enum err_code text_next(struct rows *rows, const struct row_batch **ret, 
     char *out = t->pool;
     if (t->on_batch != NULL)
         t->on_batch(t);
-    t->batch = (struct row_batch){0, columns, t->value, t->length, t->record, t->lines, t->offset};
+    t->batch = (struct row_batch){.columns = columns,
+                                  .value = t->value,
+                                  .length = t->length,
+                                  .record = t->record,
+                                  .line = t->lines,
+                                  .offset = t->offset};
     while (t->batch.rows < t->batch_rows && *t->at != '\0') {
         size_t row = t->batch.rows++;
         bool ends = false;
@@ -434,7 +439,8 @@ static struct test_load *run_load(struct fixture *f, struct test_load *l)
 }
 
 /* Load TEXT as PATH.csv into TABLE; returns the error code, with the load's last words in f->answer. */
-static enum err_code load_text(struct fixture *f, const char *table, const char *path, const char *text, size_t head)
+static inline enum err_code load_text(struct fixture *f, const char *table, const char *path, const char *text,
+                                      size_t head)
 {
     struct test_load *l = run_load(f, make_load(f, table, path, text, head));
     enum err_code code = l->base.err.code;

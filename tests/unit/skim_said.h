@@ -34,8 +34,9 @@ static inline void said_end(struct buf *out, const struct rows *rows, const stru
         buf_printf(out, "%d %s\n", err->code, err->text);
         return;
     }
-    buf_printf(out, "= %llu records, %llu rejected, %llu odd, %llu bytes, ", (unsigned long long)r->records,
-               (unsigned long long)r->rejected, (unsigned long long)r->odd, (unsigned long long)r->bytes);
+    buf_printf(out, "= %llu records, %llu rejected, %llu odd, %s%llu bytes, ", (unsigned long long)r->records,
+               (unsigned long long)r->rejected, (unsigned long long)r->odd, r->loose > 0 ? "loose, " : "",
+               (unsigned long long)r->bytes);
     for (size_t i = 0; i < sizeof r->hash; i++)
         buf_printf(out, "%02x", r->hash[i]);
     buf_addc(out, '\n');

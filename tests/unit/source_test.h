@@ -176,13 +176,15 @@ static inline struct source_health health(struct fixture *f)
     return h;
 }
 
+static const struct source_env source_env = {.jobs = 4};
+
 static inline void start(struct fixture *f)
 {
     struct source_sink sink = {f, on_found, on_overflow, on_scanned, on_scan_done, on_health};
     struct err err = {0};
-    assert_int_equal(
-        source_directory.open(&f->options, &f->loop, &sink, f->max_depth, f->avoid, wants_csv, NULL, &f->src, &err),
-        ERR_NONE);
+    assert_int_equal(source_directory.open(&f->options, &source_env, &f->loop, &sink, f->max_depth, f->avoid, wants_csv,
+                                           NULL, &f->src, &err),
+                     ERR_NONE);
 }
 
 static inline void start_and_scan(struct fixture *f)

@@ -26,6 +26,8 @@ struct engine {
     bool hold; /* answers of retry and reset come only when told */
     engine_count_cb *count_cb;
     engine_text_cb *text_cb;
+    pipeline_cb *pipeline_cb;
+    bool fails;
     void *arg;
     char asked[256]; /* what was asked last */
 };
@@ -67,6 +69,14 @@ enum err_code engine_status(struct engine *e, struct arena *arena, struct engine
     ret->flows[0].load_bucket[2] = 1;
     ret->flows[0].load_bucket[LOAD_BUCKETS - 1] = 1;
     ret->source_count = ret->dest_count = ret->flow_count = 1;
+    ret->pipelines = arena_alloc(arena, sizeof *ret->pipelines);
+    if (ret->pipelines == NULL)
+        return err_nomem(err);
+    ret->pipelines[0] = (struct pipeline_status){
+        .name = "etl", .dest = "lite", .state = PIPELINE_RETRYING, .good = 4, .failed = 2, .seconds = 1.25};
+    snprintf(ret->pipelines[0].facts.error, sizeof ret->pipelines[0].facts.error, "database is locked");
+    ret->pipelines[0].facts.good_ms = 1700000000500;
+    ret->pipeline_count = 1;
     ret->started_ms = clock_wall_ms();
     ret->ledger_problem = "";
     return ERR_NONE;
@@ -99,6 +109,22 @@ enum err_code engine_reset(struct engine *e, const char *flow, engine_text_cb *c
     return ERR_NONE;
 }
 
+enum err_code engine_pipeline(struct engine *e, const char *name, pipeline_cb *cb, void *arg, struct err *err)
+{
+    snprintf(e->asked, sizeof e->asked, "pipeline %s", name);
+    if (strcmp(name, "etl") != 0)
+        return err_set(err, ERR_CONFIG, false, "there is no pipeline %s; did you mean etl?", name);
+    e->pipeline_cb = cb;
+    e->arg = arg;
+    return ERR_NONE;
+}
+
+struct pipeline_plan engine_plan(const struct config *config, const struct config_pipeline *p)
+{
+    (void)config;
+    return (struct pipeline_plan){.name = p->name, .dest = p->dest->name, .every_ms = p->every_ms};
+}
+
 enum engine_note engine_explain(struct engine *e, const char *path, char *ret, size_t size)
 {
     (void)e;
@@ -115,12 +141,21 @@ static void engine_turn(struct engine *e)
     if (e->count_cb != NULL) {
         engine_count_cb *cb = e->count_cb;
         e->count_cb = NULL;
-        cb(e->arg, 3, NULL);
+        cb(e->arg, 3, 0, NULL);
     }
     if (e->text_cb != NULL) {
         engine_text_cb *cb = e->text_cb;
         e->text_cb = NULL;
         cb(e->arg, "dropped table \"t\"\n", NULL);
+    }
+    if (e->pipeline_cb != NULL) {
+        const struct pipeline_facts facts = {.statements = 12, .duration_ms = 345};
+        struct err err = {0};
+        pipeline_cb *cb = e->pipeline_cb;
+        e->pipeline_cb = NULL;
+        if (e->fails)
+            err_set(&err, ERR_INPUT, false, "etl.sql:3: statement 2 (\"SELECT\"): no such table");
+        cb(e->arg, &facts, e->fails ? &err : NULL);
     }
 }
 
@@ -286,6 +321,14 @@ static void every_command_gets_one_line(void **state)
     assert_non_null(strstr(text, "\"ok\":false"));
     ask(f, fd, "{\"command\":\"reset\",\"flow\":\"a\"}\n", text, sizeof text);
     assert_non_null(strstr(text, "dropped table"));
+    ask(f, fd, "{\"command\":\"pipeline\",\"name\":\"etl\"}\n", text, sizeof text);
+    assert_non_null(strstr(text, "\"statements\":12,\"duration_ms\":345"));
+    f->engine.fails = true;
+    ask(f, fd, "{\"command\":\"pipeline\",\"name\":\"etl\"}\n", text, sizeof text);
+    assert_non_null(strstr(text, "\"ok\":false"));
+    assert_non_null(strstr(text, "etl.sql:3: statement 2"));
+    ask(f, fd, "{\"command\":\"pipeline\",\"name\":\"elt\"}\n", text, sizeof text);
+    assert_non_null(strstr(text, "did you mean etl?"));
     ask(f, fd, "{\"command\":\"reload\"}\n", text, sizeof text);
     assert_non_null(strstr(text, "\"ok\":true"));
     ask(f, fd, "{\"command\":\"reload\"}\n", text, sizeof text);
@@ -564,6 +607,12 @@ static void metrics_escape_labels_and_sum_buckets(void **state)
     assert_non_null(strstr(text, "le=\"0.025\"} 2\n"));
     assert_non_null(strstr(text, "le=\"600\"} 2\n"));
     assert_non_null(strstr(text, "le=\"+Inf\"} 3\n"));
+    assert_non_null(strstr(text, "chute_pipeline_runs_total{pipeline=\"etl\",result=\"good\"} 4\n"));
+    assert_non_null(strstr(text, "chute_pipeline_runs_total{pipeline=\"etl\",result=\"failed\"} 2\n"));
+    assert_non_null(strstr(text, "chute_pipeline_seconds_total{pipeline=\"etl\"} 1.25\n"));
+    assert_non_null(strstr(text, "chute_pipeline_failing{pipeline=\"etl\"} 1\n"));
+    assert_non_null(strstr(text, "chute_pipeline_pending{pipeline=\"etl\"} 1\n"));
+    assert_non_null(strstr(text, "chute_pipeline_last_good_time_seconds{pipeline=\"etl\"} 1700000000.5\n"));
     assert_non_null(strstr(text, "chute_load_seconds_count{flow=\"a\\\"b\\\\c\\nd\"} 3\n"));
     finish(f);
 }

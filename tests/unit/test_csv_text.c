@@ -41,7 +41,13 @@ static enum err_code table_next(struct rows *rows, const struct row_batch **ret,
         }
     }
     t->at += n;
-    t->batch = (struct row_batch){n, columns, t->value, t->length, t->record, t->record, t->record};
+    t->batch = (struct row_batch){.rows = n,
+                                  .columns = columns,
+                                  .value = t->value,
+                                  .length = t->length,
+                                  .record = t->record,
+                                  .line = t->record,
+                                  .offset = t->record};
     *ret = &t->batch;
     return ERR_NONE;
 }

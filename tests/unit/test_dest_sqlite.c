@@ -498,6 +498,38 @@ static void small_loads_share_a_commit_and_a_bad_one_fails_alone(void **state)
     assert_string_equal(ask(f, "SELECT count(*) FROM _chute_loads"), "37");
 }
 
+/* What a load in a group makes of the table is what the next one finds, and what a failed one made of it is not. */
+static void in_a_group_each_load_finds_the_table_as_the_one_before_left_it(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const texts[] = {"a,b\n1,x\n",     "a,b,c\n2,y,z\nbad,y,z\n", "a,b,c\n3,y,2.5\n",
+                                        "a,b,c\n4,y,3\n", "a,d\n5,true\n",           "a,b\n6,x\n"};
+    char paths[6][32];
+    struct test_load *loads[6];
+    bool all_done = false;
+    f->plan.mode = MODE_APPEND;
+    f->plan.on_schema_change = SCHEMA_ADD_COLUMNS;
+    for (int i = 0; i < 6; i++) {
+        snprintf(paths[i], sizeof(paths[i]), "f%d.csv", i);
+        loads[i] = make_load(f, "t", paths[i], texts[i], 0);
+        begin_load(f, loads[i]);
+    }
+    while (!all_done) {
+        uv_run(&f->loop, UV_RUN_NOWAIT);
+        all_done = true;
+        for (int i = 0; i < 6; i++)
+            all_done = all_done && loads[i]->is_done;
+    }
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(loads[i]->base.err.code, i == 1 ? ERR_INPUT : ERR_NONE);
+        free_load(loads[i]);
+    }
+    assert_string_equal(ask(f, "SELECT * FROM t"),
+                        "1|x|NULL|NULL\n3|y|2.5|NULL\n4|y|3.0|NULL\n5|NULL|NULL|1\n6|x|NULL|NULL");
+    assert_string_equal(
+        ask(f, "SELECT count(*) FROM _chute_tables t JOIN sqlite_schema s ON s.name=t.name AND s.sql=t.sql"), "1");
+}
+
 static enum err_code changed(struct load *load, struct err *err)
 {
     (void)load;
@@ -591,6 +623,7 @@ int main(void)
         one(a_view_of_that_name_is_an_error_with_a_way_out),
         one(too_many_columns_are_told),
         one(small_loads_share_a_commit_and_a_bad_one_fails_alone),
+        one(in_a_group_each_load_finds_the_table_as_the_one_before_left_it),
         one(a_file_that_changed_meanwhile_is_not_committed),
         one(the_database_has_an_identity_that_stays),
         cmocka_unit_test(table_names_are_made_legal),

@@ -147,9 +147,9 @@ static void the_loaded_version_is_deleted(void **state)
     mkdirat(f.root, "a", 0755);
     put(f.in, "a/x.csv", "1");
     struct file_id id = id_of("a/x.csv");
-    assert_int_equal(finish_delete(f.root, "a/x.csv", &id, &f.err), ERR_NONE);
-    assert_int_equal(finish_delete(f.root, "a/x.csv", &id, &f.err), ERR_NONE); /* gone already */
-    assert_int_equal(finish_delete(f.root, "b/x.csv", &id, &f.err), ERR_NONE);
+    assert_int_equal(finish_delete(NULL, f.root, "a/x.csv", &id, &f.err), ERR_NONE);
+    assert_int_equal(finish_delete(NULL, f.root, "a/x.csv", &id, &f.err), ERR_NONE); /* gone already */
+    assert_int_equal(finish_delete(NULL, f.root, "b/x.csv", &id, &f.err), ERR_NONE);
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s/a", f.in);
     assert_int_equal(count(folder), 0);
@@ -161,13 +161,13 @@ static void another_version_is_left_in_place(void **state)
     put(f.in, "x.csv", "1");
     struct file_id id = id_of("x.csv"), other = id;
     other.size++;
-    assert_int_equal(finish_delete(f.root, "x.csv", &other, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &other, &f.err), ERR_CHANGED);
     other = id;
     other.mtime_ns--;
-    assert_int_equal(finish_move(f.root, "x.csv", &other, f.out, false, NULL, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_move(NULL, f.root, "x.csv", &other, f.out, false, NULL, &f.err), ERR_CHANGED);
     other = id;
     other.inode++;
-    assert_int_equal(finish_delete(f.root, "x.csv", &other, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &other, &f.err), ERR_CHANGED);
     assert_string_equal(content(f.in, "x.csv"), "1");
     assert_int_equal(count(f.in), 1);
 }
@@ -184,7 +184,7 @@ static void a_version_that_comes_at_the_last_moment_survives(void **state)
     put(f.in, "x.csv", "1");
     struct file_id id = id_of("x.csv");
     on_rename = write_new_version;
-    assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, &f.err), ERR_CHANGED);
     assert_string_equal(content(f.in, "x.csv"), "new version");
     assert_int_equal(count(f.in), 1);
 }
@@ -199,11 +199,11 @@ static void a_file_that_is_open_for_writing_is_left_in_place(void **state)
     if (fcntl(probe, F_SETLEASE, F_RDLCK) == 0 || errno != EAGAIN)
         skip(); /* no leases here */
     close(probe);
-    assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, &f.err), ERR_CHANGED);
     assert_non_null(strstr(f.err.text, "open for writing"));
-    assert_int_equal(finish_move(f.root, "x.csv", &id, f.out, false, NULL, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_move(NULL, f.root, "x.csv", &id, f.out, false, NULL, &f.err), ERR_CHANGED);
     close(writer);
-    assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_NONE);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, &f.err), ERR_NONE);
 }
 
 /* Does a writer wait for our lease on this file? */
@@ -249,7 +249,7 @@ static void a_writer_that_opens_it_at_the_last_moment_loses_nothing(void **state
     if (!has_leases)
         skip();
     on_rename = open_for_appending;
-    assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, &f.err), ERR_CHANGED);
     int status;
     assert_int_equal(waitpid(writer, &status, 0), writer);
     assert_int_equal(status, 0);
@@ -265,11 +265,11 @@ static void links_are_never_followed(void **state)
     put(outside, "x.csv", "1");
     assert_int_equal(symlinkat(outside, f.root, "a"), 0);
     struct file_id id = id_of("a/x.csv");
-    assert_int_equal(finish_delete(f.root, "a/x.csv", &id, &f.err), ERR_CHANGED);
-    assert_int_equal(finish_move(f.root, "a/x.csv", &id, f.out, false, NULL, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "a/x.csv", &id, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_move(NULL, f.root, "a/x.csv", &id, f.out, false, NULL, &f.err), ERR_CHANGED);
     assert_int_equal(symlinkat("../outside/x.csv", f.root, "x.csv"), 0);
-    assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_CHANGED);
-    assert_int_equal(finish_delete(f.root, "../outside/x.csv", &id, &f.err), ERR_SYSTEM);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "../outside/x.csv", &id, &f.err), ERR_SYSTEM);
     assert_int_equal(finish_recover(f.root, "a", &f.err), ERR_NONE);
     assert_string_equal(content(outside, "x.csv"), "1");
 }
@@ -281,15 +281,15 @@ static void a_moved_file_keeps_its_folders_unless_flat(void **state)
     mkdirat(f.root, "a", 0755);
     put(f.in, "a/x.csv", "1");
     struct file_id id = id_of("a/x.csv");
-    assert_int_equal(finish_move(f.root, "a/x.csv", &id, f.out, false, place, &f.err), ERR_NONE);
+    assert_int_equal(finish_move(NULL, f.root, "a/x.csv", &id, f.out, false, place, &f.err), ERR_NONE);
     snprintf(want, sizeof want, "%s/a/x.csv", f.out);
     assert_string_equal(place, want);
     assert_string_equal(content(f.out, "a/x.csv"), "1");
     put(f.in, "a/x.csv", "2");
     id = id_of("a/x.csv");
-    assert_int_equal(finish_move(f.root, "a/x.csv", &id, f.out, true, place, &f.err), ERR_NONE);
+    assert_int_equal(finish_move(NULL, f.root, "a/x.csv", &id, f.out, true, place, &f.err), ERR_NONE);
     assert_string_equal(content(f.out, "x.csv"), "2");
-    assert_int_equal(finish_move(f.root, "a/x.csv", &id, f.out, true, place, &f.err), ERR_NONE);
+    assert_int_equal(finish_move(NULL, f.root, "a/x.csv", &id, f.out, true, place, &f.err), ERR_NONE);
     assert_string_equal(place, "");
 }
 
@@ -300,7 +300,7 @@ static void move_three_versions(const char *out)
     for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
         put(f.in, "x.csv", versions[i]);
         struct file_id id = id_of("x.csv");
-        assert_int_equal(finish_move(f.root, "x.csv", &id, out, false, place, &f.err), ERR_NONE);
+        assert_int_equal(finish_move(NULL, f.root, "x.csv", &id, out, false, place, &f.err), ERR_NONE);
         assert_string_equal(content("", place + 1), versions[i]);
     }
     assert_string_equal(content(out, "x.csv"), "one");
@@ -324,7 +324,7 @@ static void a_file_system_without_careful_renames_is_served_too(void **state)
     put(f.in, "x.csv", "1");
     struct file_id id = id_of("x.csv");
     on_rename = write_new_version;
-    assert_int_equal(finish_delete(f.root, "x.csv", &id, &f.err), ERR_CHANGED);
+    assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, &f.err), ERR_CHANGED);
     assert_string_equal(content(f.in, "x.csv"), "new version");
 }
 
@@ -339,7 +339,7 @@ static void another_file_system_gets_a_copy_with_times_and_rights(void **state)
     const struct timespec times[2] = {{1700000000, 0}, {1700000000, 123456789}};
     utimensat(f.root, "t.csv", times, 0);
     struct file_id id = id_of("t.csv");
-    assert_int_equal(finish_move(f.root, "t.csv", &id, f.other, false, NULL, &f.err), ERR_NONE);
+    assert_int_equal(finish_move(NULL, f.root, "t.csv", &id, f.other, false, NULL, &f.err), ERR_NONE);
     char name[PATH_MAX];
     struct stat st;
     snprintf(name, sizeof name, "%s/t.csv", f.other);
@@ -359,14 +359,14 @@ static void a_full_disk_leaves_the_file_where_it_was(void **state)
     rename_failure = EXDEV;
     write_room = 1000;
     for (int i = 0; i < 3; i++) { /* again and again: our own attempts must not look like a change */
-        assert_int_equal(finish_move(f.root, "x.csv", &id, f.out, false, NULL, &f.err), ERR_SYSTEM);
+        assert_int_equal(finish_move(NULL, f.root, "x.csv", &id, f.out, false, NULL, &f.err), ERR_SYSTEM);
         assert_true(f.err.retryable);
         assert_non_null(strstr(f.err.text, strerror(ENOSPC)));
         assert_int_equal(count(f.out), 0);
         assert_int_equal(count(f.in), 1);
     }
     write_room = SIZE_MAX;
-    assert_int_equal(finish_move(f.root, "x.csv", &id, f.out, false, NULL, &f.err), ERR_NONE);
+    assert_int_equal(finish_move(NULL, f.root, "x.csv", &id, f.out, false, NULL, &f.err), ERR_NONE);
     assert_string_equal(content(f.out, "x.csv"), text);
     assert_int_equal(count(f.in), 0);
 }
@@ -379,13 +379,13 @@ static void without_memory_the_file_stays(void **state)
     {
         put(f.in, "x.csv", "1");
         struct file_id id = id_of("x.csv");
-        enum err_code code = finish_move(f.root, "x.csv", &id, f.out, false, NULL, &f.err);
+        enum err_code code = finish_move(NULL, f.root, "x.csv", &id, f.out, false, NULL, &f.err);
         if (code != ERR_NONE)
             assert_string_equal(content(f.in, "x.csv"), "1");
         else
             assert_string_equal(content(f.out, "x.csv"), "1");
         if (alloc_fault_hit())
-            assert_int_equal(finish_delete(f.root, "x.csv", &id, NULL), ERR_NONE);
+            assert_int_equal(finish_delete(NULL, f.root, "x.csv", &id, NULL), ERR_NONE);
     }
 }
 
@@ -425,14 +425,14 @@ static void the_longest_name_can_be_finished(void **state)
         char text[2] = {(char)('0' + i), '\0'};
         put(f.in, longest, text);
         struct file_id id = id_of(longest);
-        assert_int_equal(finish_move(f.root, longest, &id, f.out, false, NULL, &f.err), ERR_NONE);
+        assert_int_equal(finish_move(NULL, f.root, longest, &id, f.out, false, NULL, &f.err), ERR_NONE);
     }
     assert_int_equal(count(f.in), 0);
     assert_int_equal(count(f.out), 3);
     put(f.in, longest, "9");
     struct file_id id = id_of(longest);
     on_rename = NULL;
-    assert_int_equal(finish_delete(f.root, longest, &id, &f.err), ERR_NONE);
+    assert_int_equal(finish_delete(NULL, f.root, longest, &id, &f.err), ERR_NONE);
     assert_int_equal(count(f.in), 0);
 }
 
@@ -614,10 +614,54 @@ static void rejected_rows_that_cannot_be_kept_are_an_error(void **state)
     }
 }
 
+/* Neighbours find their folders open; what happens to those meanwhile is met as if they had been walked to. */
+static void neighbours_share_their_folders(void **state)
+{
+    (void)state;
+    struct finish_memo memo;
+    char path[PATH_MAX], moved[PATH_MAX], place[PATH_MAX];
+    static const char *const names[] = {"a/1.csv", "a/2.csv", "b/1.csv", "a/3.csv", "top.csv", "a/4.csv"};
+    finish_memo_init(&memo);
+    snprintf(path, sizeof path, "%s/a", f.in);
+    mkdir(path, 0755);
+    snprintf(path, sizeof path, "%s/b", f.in);
+    mkdir(path, 0755);
+    for (size_t i = 0; i < 6; i++) {
+        put(f.in, names[i], names[i]);
+        struct file_id id = id_of(names[i]);
+        if (i == 3) { /* the target's folder goes: it is made again */
+            snprintf(path, sizeof path, "rm -r %s/a", f.out);
+            assert_int_equal(system(path), 0);
+        }
+        assert_int_equal(finish_move(&memo, f.root, names[i], &id, f.out, false, place, &f.err), ERR_NONE);
+        snprintf(path, sizeof path, "%s/%s", f.out, names[i]);
+        assert_string_equal(place, path);
+        assert_string_equal(content(f.out, names[i]), names[i]);
+    }
+    /* The source's folder goes, and another one has its name: its file is not the loaded one, nor is it gone. */
+    put(f.in, "a/5.csv", "old");
+    struct file_id old = id_of("a/5.csv");
+    snprintf(path, sizeof path, "%s/a", f.in);
+    snprintf(moved, sizeof moved, "%s/a.old", f.in);
+    assert_int_equal(rename(path, moved), 0);
+    mkdir(path, 0755);
+    put(f.in, "a/5.csv", "new!");
+    assert_int_equal(finish_delete(&memo, f.root, "a/5.csv", &old, &f.err), ERR_NONE);
+    assert_string_equal(content(f.in, "a/5.csv"), "new!");
+    assert_string_equal(content(f.in, "a.old/5.csv"), "(none)"); /* the very version that was loaded */
+    snprintf(path, sizeof path, "rm -r %s/a.old", f.in);
+    assert_int_equal(system(path), 0);
+    struct file_id fresh = id_of("a/5.csv");
+    assert_int_equal(finish_delete(&memo, f.root, "a/5.csv", &fresh, &f.err), ERR_NONE); /* walks again */
+    assert_string_equal(content(f.in, "a/5.csv"), "(none)");
+    finish_memo_done(&memo);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(neighbours_share_their_folders),
         TEST(the_loaded_version_is_deleted),
         TEST(another_version_is_left_in_place),
         TEST(a_version_that_comes_at_the_last_moment_survives),

@@ -198,8 +198,8 @@ static void utf16_is_told_by_its_byte_order_mark(void **state)
                 "head INCOMPLETE: line 3, column 1: byte offset 12: the text ends in the middle of a character\n");
     expect_of_n(
         little, sizeof little - 1, &usual,
-        "head INPUT: line 1, column 1: byte offset 0: a UTF-16 byte order mark, expected UTF-8; set csv.encoding: "
-        "utf-16 for this flow\n");
+        "head INPUT: line 1, column 1: byte offset 0: a UTF-16 byte order mark, expected UTF-8; write the file as "
+        "UTF-8, or, if it is CSV, set csv.encoding: utf-16 for this flow\n");
 }
 
 /* ---- every boundary */

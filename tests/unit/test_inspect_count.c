@@ -229,6 +229,31 @@ static void an_odd_record_is_odd_wherever_it_lies(void **state)
     buf_done(&text);
 }
 
+/* For who sends the bytes to somebody who takes such a quote for the beginning of a quoted field. */
+static void a_quote_inside_an_unquoted_field_is_told(void **state)
+{
+    struct sides *s = *state;
+    static const struct {
+        const char *record;
+        bool is_loose;
+    } cases[] = {
+        {"a,b\"c,d", true}, {"a, \"b\",c", true},          {"a,b,5\"", true},
+        {"a,b,c", false},   {"\"a\",\"b\"\"c\",d", false}, {"\"a\nb\",\"\",c\r", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf text;
+        buf_init(&text);
+        buf_printf(&text, "c1,c2,c3\n1,2,3\n%s\n7,8,9\n", cases[i].record);
+        int fd = file_of(text.data, text.size);
+        struct how how = usual;
+        pull(s, fd, &how);
+        assert_int_equal(strstr(s->pulled.data, "loose") != NULL, cases[i].is_loose);
+        compare(s, fd, &how, 0, 0, COUNT_BEST);
+        close(fd);
+        buf_done(&text);
+    }
+}
+
 static void a_nul_anywhere_is_found(void **state)
 {
     static const char text[] = "c1,c2,c3\n1,\"2\n\",3\n4,5,6\r\n7,8,9\n";
@@ -450,6 +475,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(every_odd_record_is_told_as_the_parser_tells_it, setup, teardown),
         cmocka_unit_test_setup_teardown(an_odd_record_is_odd_wherever_it_lies, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_quote_inside_an_unquoted_field_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_nul_anywhere_is_found, setup, teardown),
         cmocka_unit_test_setup_teardown(a_record_of_each_length_around_the_limit_is_taken_or_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(generated_files_are_told_alike, setup, teardown),

@@ -1,5 +1,6 @@
 /* test_inspect_rows.c -- the stream of rows: threads, second passes, early ends, bad rows, memory, failing allocations.
  */
+#include <malloc.h>
 #include <stddef.h>
 
 #include "inspect_test.h"
@@ -139,6 +140,31 @@ static void a_pass_may_be_left_or_begun_again_at_any_batch(void **state)
         close_pass(&p);
     }
     inspect_knobs.threads = -1;
+    close(fd);
+    buf_done(&text);
+}
+
+/* Hundreds of small files wait for their turn in a commit. */
+static void a_small_file_holds_no_buffers_before_its_first_pull_and_after_its_last(void **state)
+{
+    (void)state;
+    enum { N = 200, KIB = 1024 };
+    static struct pass p[N];
+    struct buf text;
+    int fd = large_file(20, &text);
+    inspect_knobs.threads = 0;
+    size_t before = mallinfo2().uordblks;
+    for (int i = 0; i < N; i++)
+        open_pass(&p[i], fd, &usual, NULL);
+    size_t waiting = mallinfo2().uordblks - before;
+    for (int i = 0; i < N; i++)
+        assert_int_equal(pull(&p[i], SIZE_MAX), 20);
+    size_t over = mallinfo2().uordblks - before;
+    for (int i = 0; i < N; i++)
+        close_pass(&p[i]);
+    inspect_knobs.threads = -1;
+    assert_in_range(waiting / N, 0, 12 * KIB); /* most of it the arena of its shape and the rows themselves */
+    assert_in_range(over / N, 0, 12 * KIB);
     close(fd);
     buf_done(&text);
 }
@@ -469,6 +495,7 @@ int main(void)
         cmocka_unit_test(a_thread_ahead_gives_what_one_thread_gives),
         cmocka_unit_test(the_hash_is_that_of_the_bytes),
         cmocka_unit_test(a_pass_may_be_left_or_begun_again_at_any_batch),
+        cmocka_unit_test(a_small_file_holds_no_buffers_before_its_first_pull_and_after_its_last),
         cmocka_unit_test(rows_of_any_length_up_to_the_limit_pass_through),
         cmocka_unit_test(so_many_bad_rows_are_skipped_and_one_more_is_too_many),
         cmocka_unit_test(a_driver_s_verdict_counts_with_the_others),

@@ -396,11 +396,12 @@ static void a_refusal_of_ourselves_blocks_the_destination_not_the_file(void **st
     end(&f);
 }
 
-static void count_cb(void *arg, uint64_t count, const struct err *err)
+static void count_cb(void *arg, uint64_t count, uint64_t away, const struct err *err)
 {
     assert_null(err);
     *(bool *)arg = true;
     fake.parsed[FAKE_LOG - 1] = count;
+    fake.parsed[FAKE_LOG - 2] = away;
 }
 
 static void retry_queues_what_is_quarantined_again(void **state)
@@ -909,6 +910,64 @@ static void a_reload_keeps_what_runs_and_repeats_nothing(void **state)
     end(&f);
 }
 
+/* Its events are of our own making: nobody looks for the file, and its row stays what it is. */
+static void a_file_that_chute_moves_itself_is_not_looked_for(void **state)
+{
+    struct fixture f = {0};
+    bool is_told = false;
+    (void)state;
+    begin(&f, "after_success: {move: done}");
+    write_file(&f, "a.csv", "x\n1\n");
+    fake.hold = true;
+    start(&f);
+    turn_until_row(&f, "a.csv", STATE_LOADING);
+    for (int i = 0; i < 50; i++) /* the sweep behind the first scan has looked */
+        turn(&f);
+    fake_asked = 0;
+    fake.hold = false;
+    uint64_t end_ms = clock_mono_ms() + 20000;
+    while (!f.idle && clock_mono_ms() < end_ms) {
+        turn(&f);
+        if (!is_told && !file_exists(&f, "in/a.csv")) { /* the job waits for the ledger at least for one more turn */
+            tell("a.csv", FOUND_GONE, NULL);
+            is_told = true;
+        }
+    }
+    settle_all(&f);
+    assert_true(is_told);
+    assert_true(file_exists(&f, "done/a.csv"));
+    assert_int_equal(fake_asked, 0);
+    assert_int_equal(row_of(&f, "a.csv").state, STATE_LOADED);
+    end(&f);
+}
+
+/* More than go to the pool at once; the fake destination sees them in the order of their age. */
+static void many_small_files_are_loaded_in_order_and_moved(void **state)
+{
+    struct fixture f = {0};
+    char name[32], want[64];
+    (void)state;
+    begin(&f, "after_success: {move: done}, table: t, load: append");
+    for (int i = 0; i < 100; i++) {
+        const struct timespec times[2] = {{.tv_sec = 1000000 - i}, {.tv_sec = 1000000 - i}};
+        char path[160];
+        snprintf(name, sizeof name, "d%d/f%02d.csv", i % 3, i);
+        write_file(&f, name, "x\n1\n");
+        snprintf(path, sizeof path, "%s/in/%s", f.dir, name);
+        assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    }
+    start(&f);
+    settle_all(&f);
+    for (int i = 0; i < 100; i++) {
+        int of = 99 - i;
+        snprintf(want, sizeof want, "load d%d/f%02d.csv -> t (1 rows)", of % 3, of);
+        assert_log((size_t)i, want);
+        snprintf(name, sizeof name, "done/d%d/f%02d.csv", i % 3, i);
+        assert_true(file_exists(&f, name));
+    }
+    end(&f);
+}
+
 /* Stop at every turn of the loop: all handles close, nothing leaks, and the next start finishes the work. */
 static void a_stop_at_any_moment_loses_and_repeats_nothing(void **state)
 {
@@ -1043,6 +1102,8 @@ int main(void)
         cmocka_unit_test(another_database_gets_everything_again),
         cmocka_unit_test(reset_drops_what_the_flow_made_and_pauses_it),
         cmocka_unit_test(a_reload_keeps_what_runs_and_repeats_nothing),
+        cmocka_unit_test(a_file_that_chute_moves_itself_is_not_looked_for),
+        cmocka_unit_test(many_small_files_are_loaded_in_order_and_moved),
         cmocka_unit_test(a_stop_at_any_moment_loses_and_repeats_nothing),
         cmocka_unit_test(a_file_that_is_read_before_it_is_sent_can_be_stopped),
         cmocka_unit_test(an_allocation_that_fails_loses_and_repeats_nothing),

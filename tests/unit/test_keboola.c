@@ -454,13 +454,14 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
                              .bytes = UINT64_MAX,
                              .rows_before = -1},
                         r;
-    for (unsigned bits = 0; bits < 64; bits++) {
+    for (unsigned bits = 0; bits < 128; bits++) {
         w.is_uploaded = bits & 1;
         w.creates = bits & 2;
         w.made = bits & 4;
         w.is_sliced = bits & 8;
         w.is_keyed = bits & 16;
         w.is_raw = bits & 32;
+        w.drops = bits & 64;
         keboola_walk_write(&w, text, sizeof text);
         memset(&r, 0, sizeof r);
         assert_true(keboola_walk_read(text, &r));
@@ -470,12 +471,17 @@ static void a_checkpoint_comes_back_as_it_was(void **state)
         assert_true(r.file == w.file && r.job == w.job && r.ordered_ms == w.ordered_ms && r.parsed == w.parsed &&
                     r.rejected == w.rejected && r.bytes == w.bytes && r.rows_before == w.rows_before);
         assert_true(r.is_uploaded == w.is_uploaded && r.creates == w.creates && r.made == w.made &&
-                    r.is_sliced == w.is_sliced && r.is_keyed == w.is_keyed && r.is_raw == w.is_raw);
+                    r.is_sliced == w.is_sliced && r.is_keyed == w.is_keyed && r.is_raw == w.is_raw &&
+                    r.drops == w.drops);
         assert_true(strlen(text) < CHECKPOINT_MAX / 4);
     }
     w = (struct keboola_walk){.hash = "0123456789abcdef0123456789abcdef", .table = "b.t", .at = "00"};
     keboola_walk_write(&w, text, sizeof text);
     assert_string_equal(text, "");
+    w.drops = true; /* a delete that was asked for */
+    keboola_walk_write(&w, text, sizeof text);
+    assert_true(keboola_walk_read(text, &r) && r.drops && r.file == 0);
+    w.drops = false;
     w.made = true; /* a table that we defined before a file was prepared */
     keboola_walk_write(&w, text, sizeof text);
     assert_true(keboola_walk_read(text, &r));

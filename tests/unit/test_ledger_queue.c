@@ -20,6 +20,8 @@ struct job {
     int n;
     int rows;
     enum err_code fails;
+    bool may_repeat;
+    int runs;
     int *order;
     int *order_count;
     bool done;
@@ -68,7 +70,8 @@ static int tear_down_daemon(void **state)
 static enum err_code put_rows(struct ledger_tx *tx, void *arg, struct err *err)
 {
     struct job *job = arg;
-    if (job->order != NULL)
+    job->runs++;
+    if (job->order != NULL && job->runs == 1)
         job->order[(*job->order_count)++] = job->n;
     for (int i = 0; i < job->rows; i++) {
         char path[64];
@@ -94,7 +97,10 @@ static void on_put(void *arg, const struct err *err)
 
 static void queue(struct daemon *d, struct job *job)
 {
-    assert_int_equal(ledger_run(d->l, put_rows, on_put, job, &d->f.err), ERR_NONE);
+    if (job->may_repeat)
+        assert_int_equal(ledger_run_repeatable(d->l, put_rows, on_put, job, &d->f.err), ERR_NONE);
+    else
+        assert_int_equal(ledger_run(d->l, put_rows, on_put, job, &d->f.err), ERR_NONE);
     assert_false(job->done); /* never from inside */
 }
 
@@ -140,6 +146,55 @@ static void work_runs_in_order_and_a_failing_one_undoes_only_itself(void **state
             assert_int_equal(rows_below(d, i), jobs[i].fails == ERR_NONE);
     }
     assert_string_equal(ledger_problem(d->l), "");
+}
+
+/* They have no savepoints. */
+static void works_that_may_run_twice_undo_only_themselves_too(void **state)
+{
+    struct daemon *d = *state;
+    enum { N = 700 };
+    static struct job jobs[N];
+    int again = 0;
+    for (int i = 0; i < N; i++) {
+        jobs[i] = (struct job){
+            .d = d, .n = i, .rows = 2, .may_repeat = i != 600, .fails = i == 20 || i == 21 || i == 650 ? ERR_INPUT : 0};
+        queue(d, &jobs[i]);
+    }
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(jobs[i].code, jobs[i].fails);
+        assert_in_range(jobs[i].runs, 1, 2);
+        again += jobs[i].runs == 2;
+        if (i < 30 || i > 640)
+            assert_int_equal(rows_below(d, i), jobs[i].fails == ERR_NONE ? 2 : 0);
+    }
+    assert_true(again > 20);             /* the ones before the first failure, at least */
+    assert_int_equal(jobs[600].runs, 1); /* it may not, and its group had savepoints from the start */
+    assert_string_equal(ledger_problem(d->l), "");
+    struct err *err = &d->f.err;
+    assert_int_equal(ledger_tx_open(d->f.path, false, &d->f.tx, err), ERR_NONE);
+    check_tally(&d->f);
+    assert_int_equal(ledger_tx_close(d->f.tx, false, err), ERR_NONE);
+}
+
+static enum err_code see_row_of_first(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct job *job = arg;
+    (void)tx;
+    (void)err;
+    job->rows = (int)rows_below(job->d, 1); /* as another connection sees it */
+    return ERR_NONE;
+}
+
+static void works_of_one_turn_share_a_commit(void **state)
+{
+    struct daemon *d = *state;
+    struct job first = {.d = d, .n = 1, .rows = 1}, second = {.d = d, .rows = -1};
+    queue(d, &first);
+    assert_int_equal(ledger_run(d->l, see_row_of_first, on_put, &second, &d->f.err), ERR_NONE);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    assert_int_equal(second.rows, 0); /* not committed yet when the second one ran */
+    assert_int_equal(rows_below(d, 1), 1);
 }
 
 static void a_failing_work_alone_undoes_itself(void **state)
@@ -391,6 +446,8 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up_daemon, tear_down_daemon)
     const struct CMUnitTest tests[] = {
         T(work_runs_in_order_and_a_failing_one_undoes_only_itself),
+        T(works_that_may_run_twice_undo_only_themselves_too),
+        T(works_of_one_turn_share_a_commit),
         T(a_failing_work_alone_undoes_itself),
         T(on_a_nearly_full_disk_the_wal_is_written_back_while_there_is_room_for_it),
         T(a_command_reads_beside_the_daemon_and_leaves_no_trace),

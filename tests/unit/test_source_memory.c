@@ -22,8 +22,8 @@ static void any_allocation_may_fail(void **state)
             forget(f);
             f->scans = 0;
             f->src = NULL;
-            if (source_directory.open(&f->options, &f->loop, &sink, -1, f->avoid, wants_csv, NULL, &f->src, &err) !=
-                ERR_NONE) {
+            if (source_directory.open(&f->options, &source_env, &f->loop, &sink, -1, f->avoid, wants_csv, NULL, &f->src,
+                                      &err) != ERR_NONE) {
                 assert_int_equal(err.code, ERR_SYSTEM);
                 assert_true(alloc_fault_hit());
                 uv_run(&f->loop, UV_RUN_NOWAIT);

@@ -220,7 +220,12 @@ static void fake_rows_init(struct fake_rows *r, unsigned batches)
     r->batches = batches;
     for (size_t i = 0; i < 100; i++)
         r->value[2 * i] = r->text[i]; /* the second column is NULL */
-    r->batch = (struct row_batch){0, 2, r->value, r->length, r->numbers, r->numbers, r->numbers};
+    r->batch = (struct row_batch){.columns = 2,
+                                  .value = r->value,
+                                  .length = r->length,
+                                  .record = r->numbers,
+                                  .line = r->numbers,
+                                  .offset = r->numbers};
 }
 
 static struct bytes text_of_rows(unsigned batches)
