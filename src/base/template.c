@@ -19,6 +19,7 @@ static enum word find_word(const char *s, size_t n)
 
 /* The parts of a path; all point into it. */
 struct parts {
+    const char *whole_name; /* {name}: NAME, or the path inside the archive */
     const char *name;
     size_t folders; /* bytes before the last '/' */
     size_t name_length;
@@ -42,7 +43,7 @@ static size_t last_dot(const char *name, size_t n)
 static void split(const char *path, struct parts *p)
 {
     const char *slash = strrchr(path, '/');
-    p->name = slash != NULL ? slash + 1 : path;
+    p->whole_name = p->name = slash != NULL ? slash + 1 : path;
     p->folders = slash != NULL ? (size_t)(slash - path) : 0;
     p->name_length = strlen(p->name);
     size_t n = p->name_length;
@@ -74,7 +75,7 @@ static void add_word(enum word w, const struct template_facts *facts, const stru
         add_folders(ret, facts->path, p->folders);
         break;
     case W_NAME:
-        buf_add(ret, p->name, p->name_length);
+        buf_adds(ret, p->whole_name);
         break;
     case W_STEM:
         buf_add(ret, p->name, p->stem_length);
@@ -108,10 +109,30 @@ static void add_word(enum word w, const struct template_facts *facts, const stru
     }
 }
 
-void template_expand(const char *tmpl, const struct template_facts *facts, struct buf *ret)
+const char *member_name(const char *path)
 {
-    struct parts parts;
-    split(facts->path, &parts);
+    const char *mark = strstr(path, MEMBER_MARK);
+    return mark != NULL ? mark + strlen(MEMBER_MARK) : NULL;
+}
+
+unsigned member_depth(const char *path)
+{
+    unsigned depth = 0;
+    while ((path = member_name(path)) != NULL)
+        depth++;
+    return depth;
+}
+
+void member_plain(const char *path, struct buf *ret)
+{
+    const char *inside;
+    for (; (inside = member_name(path)) != NULL; path = inside)
+        buf_add(ret, path, (size_t)(inside - path) - 1);
+    buf_adds(ret, path);
+}
+
+static void expand(const char *tmpl, const struct template_facts *facts, const struct parts *parts, struct buf *ret)
+{
     while (*tmpl != '\0') {
         size_t plain = strcspn(tmpl, "{");
         buf_add(ret, tmpl, plain);
@@ -124,9 +145,33 @@ void template_expand(const char *tmpl, const struct template_facts *facts, struc
             buf_addc(ret, *tmpl++);
             continue;
         }
-        add_word(w, facts, &parts, ret);
+        add_word(w, facts, parts, ret);
         tmpl += n + 2;
     }
+}
+
+void template_expand(const char *tmpl, const struct template_facts *facts, struct buf *ret)
+{
+    struct parts parts;
+    const char *inside = member_name(facts->path);
+    if (inside == NULL) {
+        split(facts->path, &parts);
+        expand(tmpl, facts, &parts, ret);
+        return;
+    }
+    struct template_facts plain = *facts;
+    struct buf path;
+    buf_init(&path);
+    member_plain(facts->path, &path);
+    if (path.failed) {
+        ret->failed = true;
+    } else {
+        plain.path = path.data;
+        split(plain.path, &parts);
+        parts.whole_name = path.data + (inside - facts->path) - 1;
+        expand(tmpl, &plain, &parts, ret);
+    }
+    buf_done(&path);
 }
 
 static bool unknown_word(const char *tmpl, const char *at, size_t n, struct err *err)

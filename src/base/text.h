@@ -44,6 +44,15 @@ int glob_depth(const char *glob);
  **.download .opdownload *.inprogress *.uploading *.swp *.swo *.swx ~$* #*#, in any case of letters */
 bool path_is_temporary(const char *path);
 
+/*
+ * A member of an archive has the path "ARCHIVE//PATH IN IT": no source gives a path with two slashes, so nothing else
+ * can look like one. Archives in archives have more of them. All of these are for any path.
+ */
+#define MEMBER_MARK "//"
+const char *member_name(const char *path);            /* what comes behind the first mark; NULL: it is no member */
+unsigned member_depth(const char *path);              /* how many archives it is in */
+void member_plain(const char *path, struct buf *ret); /* PATH with a single slash for each mark */
+
 /* What a template can use, all derived from PATH below the root and the flow. HOST and PORT: "" for directories. */
 struct template_facts {
     const char *path;
@@ -56,7 +65,8 @@ struct template_facts {
  * {name} last segment; {stem}: name without .gz/.zst and then without one extension; {first}: name up to its first dot;
  * {ext}: the extension that {stem} dropped, without dot, "" if none; {folder}: all segments before the last joined by
  * '_'
- * ("" at the top level); {path}: as it is; {path_stem}: folders and stem joined by '_'.
+ * ("" at the top level); {path}: as it is; {path_stem}: folders and stem joined by '_'. For a member of an archive
+ * {name} is the whole path inside the archive, which counts as a folder for all others.
  */
 void template_expand(const char *tmpl, const struct template_facts *facts, struct buf *ret);
 bool template_check(const char *tmpl,

@@ -57,6 +57,28 @@ void source_adopt(struct config_source *s)
     s->debounce_ms = debounce != NULL ? *debounce : 200;
     s->settle_ms = settle != NULL ? *settle : 1000;
     s->ready_marker = marker != NULL && *marker != NULL ? *marker : "";
+    const uint64_t *every = options_member(s->ops->options, s->options, "every", OPT_DURATION);
+    const char *const *cron = options_member(s->ops->options, s->options, "cron", OPT_STRING);
+    s->every_ms = every != NULL ? *every : 0;
+    s->cron_text = cron != NULL && *cron != NULL ? *cron : "";
+}
+
+/* When a source is asked for its files. */
+static bool schedule_is_good(struct reader *r, struct config_source *s, const struct node *node, const char *where)
+{
+    struct err err = {0};
+    if (s->cron_text[0] == '\0')
+        return true;
+    if (s->every_ms > 0) {
+        const struct node *n = blame(node, "cron");
+        reader_problem(r, n->line, n->column, "%s: expected `every` or `cron`, found both", where);
+        return false;
+    }
+    if (cron_parse(s->cron_text, &s->cron, &err) == ERR_NONE)
+        return true;
+    const struct node *n = blame(node, "cron");
+    reader_problem(r, n->line, n->column, "%s.cron: %s", where, err.text);
+    return false;
 }
 
 bool source_check(struct reader *r, struct config_source *s, const struct node *node, const char *where)
@@ -74,6 +96,8 @@ bool source_check(struct reader *r, struct config_source *s, const struct node *
             return false;
         }
     }
+    if (!schedule_is_good(r, s, node, where))
+        return false;
     err_clear(&err);
     if (s->ops->check != NULL && s->ops->check(s->options, &err) != ERR_NONE) {
         const struct node *n = blame(node, "");

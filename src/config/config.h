@@ -35,6 +35,10 @@ struct config_source {
     /* common to directory sources, for settle: options of the source's own table, found by name */
     uint64_t debounce_ms, settle_ms;
     const char *ready_marker;
+    /* of sources that are asked for their files: when */
+    uint64_t every_ms;     /* 0: not by this */
+    const char *cron_text; /* "": not by this */
+    struct cron cron;      /* what it says */
 };
 
 struct config_dest {

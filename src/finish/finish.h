@@ -78,7 +78,15 @@ struct quarantine_note {
  * NULL and PLACE set.
  */
 enum err_code quarantine_write(const char *dir, const char *place, const struct quarantine_note *note, struct err *err);
-/* Remove the reason again (retried and loaded). Missing: fine. */
+/*
+ * The bytes of a quarantined version that has no file of its own (fetched, or out of an archive) go beside its reason:
+ * the file FROM becomes <dir>/<flow>/<path>.kept, replacing an older one. Both on one file system (the state folder).
+ */
+enum err_code quarantine_keep(const char *dir, const char *flow, const char *path, const char *from, struct err *err);
+/* It is tried again: if there are kept bytes of SIZE, they become the file TO. */
+enum err_code quarantine_take_back(const char *dir, const char *flow, const char *path, uint64_t size, const char *to,
+                                   bool *ret_found, struct err *err);
+/* Remove the reason again (retried and loaded), and bytes that were kept with it. Missing: fine. */
 enum err_code quarantine_clear(const char *dir, const char *flow, const char *path, struct err *err);
 
 /*

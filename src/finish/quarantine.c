@@ -12,9 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define NOTE_SUFFIX ".error.json"
+#define KEPT_SUFFIX ".kept"
 #define HASH_DIGITS 17 /* "~" and 16 of them */
 
 static uint64_t hash_of(const char *s, size_t n)
@@ -38,8 +40,8 @@ static bool ends_with(const char *s, size_t n, const char *end)
 static void safe_segment(const char *s, size_t n, bool is_folder, size_t room, char ret[NAME_MAX + 1])
 {
     bool is_dots = n == 0 || (s[0] == '.' && (n == 1 || (n == 2 && s[1] == '.')));
-    bool is_ours = is_folder && (ends_with(s, n, NOTE_SUFFIX) || ends_with(s, n, ".rejected.csv") ||
-                                 ends_with(s, n, QUARANTINE_PART));
+    bool is_ours = is_folder && (ends_with(s, n, NOTE_SUFFIX) || ends_with(s, n, KEPT_SUFFIX) ||
+                                 ends_with(s, n, ".rejected.csv") || ends_with(s, n, QUARANTINE_PART));
     bool has_slash = memchr(s, '/', n) != NULL;
     size_t most = NAME_MAX - room;
     if (n <= most && !is_dots && !is_ours && !has_slash) {
@@ -190,18 +192,60 @@ enum err_code quarantine_write(const char *dir, const char *place, const struct 
     return code;
 }
 
-enum err_code quarantine_clear(const char *dir, const char *flow, const char *path, struct err *err)
+/* <dir>/<flow>/<path>.kept; -1: the folder is not there, or can't be made. */
+static int kept_folder(const char *dir, const char *flow, const char *path, bool make, char ret_name[NAME_MAX + 1])
+{
+    return quarantine_folder(dir, flow, path, KEPT_SUFFIX, make, ret_name);
+}
+
+enum err_code quarantine_keep(const char *dir, const char *flow, const char *path, const char *from, struct err *err)
 {
     char name[NAME_MAX + 1];
-    int folder = quarantine_folder(dir, flow, path, NOTE_SUFFIX, false, name);
-    if (folder < 0 && errno == ENOENT)
-        return ERR_NONE;
-    /* The folders stay: another file of theirs may be writing its reason at this moment. */
-    bool is_clear = folder >= 0 && (unlinkat(folder, name, 0) == 0 || errno == ENOENT);
+    int folder = kept_folder(dir, flow, path, true, name);
+    bool is_kept = folder >= 0 && renameat(AT_FDCWD, from, folder, name) == 0;
     int failure = errno;
     if (folder >= 0)
         close(folder);
-    if (is_clear)
+    if (is_kept)
         return ERR_NONE;
-    return err_set(err, ERR_SYSTEM, true, "remove the reason of %s from %s: %s", path, dir, strerror(failure));
+    return err_set(err, ERR_SYSTEM, true, "keep the bytes of %s in %s: %s", path, dir, strerror(failure));
+}
+
+enum err_code quarantine_take_back(const char *dir, const char *flow, const char *path, uint64_t size, const char *to,
+                                   bool *ret_found, struct err *err)
+{
+    char name[NAME_MAX + 1];
+    struct stat st;
+    int folder = kept_folder(dir, flow, path, false, name);
+    *ret_found = false;
+    if (folder < 0)
+        return errno == ENOENT ? ERR_NONE : err_set(err, ERR_SYSTEM, true, "look into %s: %s", dir, strerror(errno));
+    bool is_there = fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && (uint64_t)st.st_size == size;
+    *ret_found = is_there && renameat(folder, name, AT_FDCWD, to) == 0;
+    int failure = errno;
+    close(folder);
+    if (!is_there || *ret_found)
+        return ERR_NONE;
+    return err_set(err, ERR_SYSTEM, true, "take the bytes of %s back from %s: %s", path, dir, strerror(failure));
+}
+
+static bool remove_one(const char *dir, const char *flow, const char *path, const char *suffix)
+{
+    char name[NAME_MAX + 1];
+    int folder = quarantine_folder(dir, flow, path, suffix, false, name);
+    if (folder < 0)
+        return errno == ENOENT;
+    /* The folders stay: another file of theirs may be writing its reason at this moment. */
+    bool is_clear = unlinkat(folder, name, 0) == 0 || errno == ENOENT;
+    int failure = errno;
+    close(folder);
+    errno = failure;
+    return is_clear;
+}
+
+enum err_code quarantine_clear(const char *dir, const char *flow, const char *path, struct err *err)
+{
+    if (remove_one(dir, flow, path, NOTE_SUFFIX) && remove_one(dir, flow, path, KEPT_SUFFIX))
+        return ERR_NONE;
+    return err_set(err, ERR_SYSTEM, true, "remove the reason of %s from %s: %s", path, dir, strerror(errno));
 }

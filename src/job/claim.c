@@ -54,7 +54,8 @@ struct claim *claim_new(struct outlet *o, size_t limit, uint64_t max_bytes)
         const struct config_flow *f = &w->config->flows[i];
         const struct intake *in = intake_of(o->world, f->source->name);
         bool is_shared = flow_is_constant(f) || f->plan.mode != MODE_REPLACE;
-        if (engine_flow_paused(w->engine, f->name) || (is_shared && in != NULL && in->state != NULL && !in->is_scanned))
+        if (engine_flow_paused(w->engine, f->name) || (in != NULL && intake_is_down(in)) ||
+            (is_shared && in != NULL && in->state != NULL && !in->is_scanned))
             c->held[n++] = f->name;
     }
     const struct job *job;
@@ -318,6 +319,8 @@ static bool is_there(struct drop_search *s, const char *source, const char *path
 {
     const struct intake *in = intake_of(s->c->outlet->world, source);
     struct err err = {0};
+    if (in != NULL && in->state != NULL && in->config->ops->open_now == NULL)
+        return true; /* on another machine: the next listing tells */
     int fd = in != NULL && in->state != NULL ? in->config->ops->open_now(in->state, path, &err) : -1;
     if (fd >= 0)
         close(fd);

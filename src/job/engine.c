@@ -247,9 +247,12 @@ static void world_close(struct world *w)
             w->closing++;
             in->config->ops->close(in->state, on_driver_closed, w);
         }
-        if (in->gone_timer.data != NULL) {
+        uv_timer_t *const timers[] = {&in->gone_timer, &in->schedule.timer, &in->up_timer};
+        for (size_t t = 0; t < sizeof timers / sizeof timers[0]; t++) {
+            if (timers[t]->data == NULL)
+                continue;
             w->closing++;
-            uv_close((uv_handle_t *)&in->gone_timer, on_world_handle_closed);
+            uv_close((uv_handle_t *)timers[t], on_world_handle_closed);
         }
     }
     for (size_t i = 0; i < w->outlet_count; i++) {
@@ -275,22 +278,32 @@ static void world_stop(struct world *w)
     w->is_stopping = true;
     if (w->pipelines != NULL)
         pipelines_stop(w->pipelines);
-    for (size_t i = 0; i < w->intake_count; i++)
+    for (size_t i = 0; i < w->intake_count; i++) {
+        if (w->intakes[i].gone_timer.data == NULL)
+            continue;
         uv_timer_stop(&w->intakes[i].gone_timer);
+        schedule_stop(&w->intakes[i]);
+    }
     for (size_t i = 0; i < w->outlet_count; i++)
         outlet_stop(&w->outlets[i]);
     world_hold(w);
     world_release(w);
 }
 
+const char *engine_fact(const struct engine *e, const char *key)
+{
+    for (size_t i = 0; i < e->root_count; i++)
+        if (strcmp(e->roots[i].key, key) == 0)
+            return e->roots[i].value;
+    return NULL;
+}
+
 static const char *stored_root(const struct engine *e, const char *source)
 {
     char key[256];
     snprintf(key, sizeof key, "root:%s", source);
-    for (size_t i = 0; i < e->root_count; i++)
-        if (strcmp(e->roots[i].key, key) == 0)
-            return e->roots[i].value;
-    return "";
+    const char *root = engine_fact(e, key);
+    return root != NULL ? root : "";
 }
 
 static enum err_code world_new(struct engine *e, struct config *config, struct world **ret, struct err *err)
@@ -330,6 +343,8 @@ static void world_start(struct world *w)
     for (size_t i = 0; i < w->outlet_count; i++)
         outlet_connect(&w->outlets[i]);
     finish_pending_start(w);
+    for (size_t i = 0; i < w->intake_count; i++)
+        schedule_start(&w->intakes[i]);
 }
 
 /* ---- open ---- */
@@ -360,6 +375,8 @@ static enum err_code load_start_facts(struct engine *e, const struct config *con
         code = err_nomem(err);
     if (code == ERR_NONE)
         code = engine_read_roots(e, tx, config, err);
+    if (code == ERR_NONE)
+        code = spool_sweep(e, tx, err);
     arena_done(&arena);
     struct err close_err = {0};
     if (ledger_tx_close(tx, code == ERR_NONE, &close_err) != ERR_NONE && code == ERR_NONE)
@@ -369,17 +386,19 @@ static enum err_code load_start_facts(struct engine *e, const struct config *con
     return code;
 }
 
-/* Root identities of all sources, read once: a source must know them before its first scan. */
+/* Root identities of all sources and when they were asked last, read once: needed before their first scan. */
 enum err_code engine_read_roots(struct engine *e, struct ledger_tx *tx, const struct config *config, struct err *err)
 {
+    static const char *const kinds[] = {"root", "schedule"};
+    enum { KINDS = sizeof kinds / sizeof kinds[0] };
     struct arena arena;
     arena_init(&arena);
-    e->roots = calloc(config->source_count + 1, sizeof *e->roots);
+    e->roots = calloc(KINDS * config->source_count + 1, sizeof *e->roots);
     enum err_code code = e->roots == NULL ? err_nomem(err) : ERR_NONE;
-    for (size_t i = 0; i < config->source_count && code == ERR_NONE; i++) {
+    for (size_t i = 0; i < KINDS * config->source_count && code == ERR_NONE; i++) {
         struct engine_root *r = &e->roots[e->root_count];
         const char *value = NULL;
-        snprintf(r->key, sizeof r->key, "root:%s", config->sources[i].name);
+        snprintf(r->key, sizeof r->key, "%s:%s", kinds[i % KINDS], config->sources[i / KINDS].name);
         code = ledger_meta_get(tx, r->key, &arena, &value, err);
         if (code == ERR_NONE && value != NULL) {
             snprintf(r->value, sizeof r->value, "%s", value);
@@ -468,24 +487,29 @@ enum err_code engine_reload(struct engine *e, struct config *config, struct err 
     return ERR_NONE;
 }
 
-void engine_remember_root(struct engine *e, const struct intake *in)
+void engine_remember(struct engine *e, const char *key, const char *value)
 {
-    if (in->root_identity[0] == '\0')
-        return;
-    char key[sizeof e->roots[0].key];
-    snprintf(key, sizeof key, "root:%s", in->config->name);
     for (size_t i = 0; i < e->root_count; i++)
         if (strcmp(e->roots[i].key, key) == 0) {
-            snprintf(e->roots[i].value, sizeof e->roots[i].value, "%s", in->root_identity);
+            snprintf(e->roots[i].value, sizeof e->roots[i].value, "%s", value);
             return;
         }
     struct engine_root *grown = realloc(e->roots, (e->root_count + 1) * sizeof *grown);
     if (grown == NULL)
         return; /* then the root counts as a new one */
     e->roots = grown;
-    snprintf(grown[e->root_count].key, sizeof key, "%s", key);
-    snprintf(grown[e->root_count].value, sizeof grown->value, "%s", in->root_identity);
+    snprintf(grown[e->root_count].key, sizeof grown->key, "%s", key);
+    snprintf(grown[e->root_count].value, sizeof grown->value, "%s", value);
     e->root_count++;
+}
+
+void engine_remember_root(struct engine *e, const struct intake *in)
+{
+    char key[sizeof e->roots[0].key];
+    if (in->root_identity[0] == '\0')
+        return;
+    snprintf(key, sizeof key, "root:%s", in->config->name);
+    engine_remember(e, key, in->root_identity);
 }
 
 /* ---- idle, drain, close ---- */
@@ -610,6 +634,8 @@ static void check_drained(struct engine *e)
 
 void engine_job_ended(struct engine *e)
 {
+    for (size_t i = 0; e->world != NULL && i < e->world->intake_count; i++)
+        schedule_check(&e->world->intakes[i]);
     check_drained(e);
     engine_check_idle(e);
 }
@@ -617,6 +643,9 @@ void engine_job_ended(struct engine *e)
 /* What waits for a server that does not answer ends now. */
 static void world_hurry(const struct world *w)
 {
+    for (size_t i = 0; w != NULL && !w->is_closing && i < w->intake_count; i++)
+        if (w->intakes[i].state != NULL && w->intakes[i].config->ops->hurry != NULL)
+            w->intakes[i].config->ops->hurry(w->intakes[i].state);
     for (size_t i = 0; w != NULL && !w->is_closing && i < w->outlet_count; i++)
         if (w->outlets[i].state != NULL && w->outlets[i].config->ops->hurry != NULL)
             w->outlets[i].config->ops->hurry(w->outlets[i].state);

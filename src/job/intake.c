@@ -257,6 +257,7 @@ static void on_noted(void *arg, const struct err *err)
     note_chunk_on(in);
     intake_scan_settled(in);
     engine_pump_all(w->engine);
+    schedule_check(in);
     engine_check_idle(w->engine);
     world_release(w);
 }
@@ -327,6 +328,7 @@ static void on_settled(void *arg, const struct found *found, const struct err *e
     }
     note_chunk_on(in);
     intake_scan_settled(in);
+    schedule_check(in);
     engine_check_idle(in->world->engine);
 }
 
@@ -462,10 +464,16 @@ static enum err_code compare_fn(struct ledger_tx *tx, void *arg, struct err *err
             code = ledger_get(tx, in->config->name, f->path, in->flows[i]->name, &arena, &row, err);
             if (code != ERR_NONE)
                 break;
-            bool known = row != NULL && file_id_same(&row->file, &f->id) && row->state != STATE_GONE &&
-                         row->state != STATE_SETTLING && strcmp(row->dest, in->flows[i]->dest->name) == 0 &&
+            bool same = row != NULL && file_id_same(&row->file, &f->id), waits = false;
+            if (row != NULL && in->config->ops->fetch != NULL) {
+                bool is_moved_clock;
+                code = clock_compare(tx, &in->clock, row, f, &is_moved_clock, &waits, err);
+                same = same || is_moved_clock;
+            }
+            bool known = same && row->state != STATE_GONE && row->state != STATE_SETTLING &&
+                         strcmp(row->dest, in->flows[i]->dest->name) == 0 &&
                          !(row->state == STATE_QUARANTINED && row->definition != in->flows[i]->definition);
-            in->chunk_needed[c] = in->chunk_needed[c] || !known;
+            in->chunk_needed[c] = in->chunk_needed[c] || (!known && !waits);
         }
         if (c % 64 == 63) {
             arena_done(&arena);
@@ -535,6 +543,21 @@ static void on_scanned(void *arg, const struct found *found, size_t count)
     }
 }
 
+/*
+ * Looking for what is gone costs a source on another machine a listing for each page of rows: only where somebody asked
+ * for it, or where a name that comes again must be told from a file that has changed.
+ */
+static bool must_sweep(const struct intake *in)
+{
+    if (in->config->ops->fetch == NULL)
+        return true;
+    for (size_t i = 0; i < in->flow_count; i++)
+        if (in->flows[i]->on_delete != ON_DELETE_IGNORE ||
+            (in->flows[i]->plan.mode == MODE_APPEND && in->flows[i]->format != FORMAT_RAW))
+            return true;
+    return false;
+}
+
 static void on_scan_done(void *arg, const struct scan_result *result)
 {
     struct intake *in = arg;
@@ -542,10 +565,17 @@ static void on_scan_done(void *arg, const struct scan_result *result)
         return;
     log_debug("source %s: scanned %llu files in %llu folders%s", in->config->name, (unsigned long long)result->files,
               (unsigned long long)result->folders, result->is_complete ? "" : " (not all could be listed)");
+    if (result->is_complete && in->config->ops->fetch != NULL)
+        intake_answered(in);
+    if (in->config->ops->fetch != NULL && clock_listed(in, result->is_complete)) {
+        in->config->ops->scan(in->state);
+        return;
+    }
     in->scan_over = true;
     in->scan_over_ms = clock_mono_ms();
-    in->sweep_owed = in->sweep_owed || result->is_complete || in->force_deletes;
+    in->sweep_owed = in->sweep_owed || (result->is_complete && must_sweep(in)) || in->force_deletes;
     intake_scan_settled(in);
+    schedule_check(in);
     engine_check_idle(in->world->engine);
 }
 
@@ -666,11 +696,12 @@ enum err_code intake_open(struct intake *in, const struct config_source *config,
     const struct settle_options options = {.debounce_ms = config->debounce_ms,
                                            .settle_ms = config->settle_ms,
                                            .ready_marker = config->ready_marker,
-                                           .max_tickets = SETTLED_MAX};
+                                           .max_tickets = SETTLED_MAX,
+                                           .probe = config->ops->open_now == NULL ? config->ops->probe : NULL};
     if (settle_open(e->loop, &options, config->ops->open_now, in->state, on_settled, in, &in->settle, err) != ERR_NONE)
         return err_wrap(err, "source %s", config->name);
     settle_on_looked(in->settle, on_looked);
-    return ERR_NONE;
+    return schedule_open(in, err);
 }
 
 void intake_forget(struct intake *in)

@@ -15,8 +15,9 @@
 enum next { AGAIN, WAIT, OVER };
 
 typedef enum next step_fn(struct job *job);
-static step_fn enter_opening, answer_opening, enter_checking, answer_checking, enter_loading, answer_loading,
-    enter_recording, answer_recording, enter_finishing, answer_finishing, enter_closing, answer_closing;
+static step_fn enter_fetching, answer_fetching, enter_opening, answer_opening, enter_checking, answer_checking,
+    enter_loading, answer_loading, enter_recording, answer_recording, enter_finishing, answer_finishing, enter_closing,
+    answer_closing;
 
 #define TO(s) (1u << JOB_##s)
 static const struct {
@@ -25,6 +26,7 @@ static const struct {
     step_fn *answer; /* that work has called job_resume() */
     unsigned may_go_to;
 } states[JOB_STATES] = {
+    [JOB_FETCHING] = {"fetching", enter_fetching, answer_fetching, TO(OPENING) | TO(RECORDING)},
     [JOB_OPENING] = {"opening", enter_opening, answer_opening, TO(CHECKING) | TO(LOADING) | TO(RECORDING)},
     [JOB_CHECKING] = {"checking", enter_checking, answer_checking, TO(LOADING) | TO(RECORDING)},
     [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(OPENING) | TO(RECORDING)},
@@ -49,7 +51,7 @@ static enum next go(struct job *job, enum job_state to)
     struct log_about about = {.flow = job->row.flow, .file = job->row.path};
     if (log_wants(LOG_DEBUG))
         log_write(LOG_DEBUG, &about, "%s -> %s", states[job->state].name, states[to].name);
-    bool had_not_begun = job->state == JOB_OPENING || job->state == JOB_CHECKING || job->state == JOB_LOADING;
+    bool had_not_begun = job_has_not_ended(job);
     job->state = to;
     if (to == JOB_RECORDING && had_not_begun)
         job_next_turn(job);
@@ -72,7 +74,10 @@ void job_start(struct job *job)
     job->is_behind_newer = has_turn && job_is_behind_newer(job);
     if (has_turn)
         job_line_up(job);
-    job->state = job->is_finish_only ? JOB_RECORDING : job->is_drop ? JOB_LOADING : JOB_OPENING;
+    job->state = job->is_finish_only   ? JOB_RECORDING
+                 : job->is_drop        ? JOB_LOADING
+                 : job_is_spooled(job) ? JOB_FETCHING
+                                       : JOB_OPENING;
     run(job, states[job->state].enter);
 }
 
@@ -103,25 +108,25 @@ static enum next goes_back(struct job *job)
  * How much of the time since the last failure is this file's failing: that in which the destination answered somebody.
  * It may have been gone for most of it; what is longer than the pause and one probe was its outage, or ours.
  */
-static int64_t failing_ms(const struct job *job, int64_t now)
+static int64_t failing_ms(const struct job *job, const struct retry_options *r, int64_t answered_ms, int64_t now)
 {
-    const struct outlet *o = job->outlet;
     int64_t since = job->row.since_ms, planned = job->row.next_try_ms > since ? job->row.next_try_ms - since : 0;
-    int64_t longest = planned + (int64_t)o->config->retry.max;
-    if (job->row.tries <= 1 || o->answered_ms < since || now <= since)
+    int64_t longest = planned + (int64_t)r->max;
+    if (job->row.tries <= 1 || answered_ms < since || now <= since)
         return 0;
     return now - since < longest ? now - since : longest;
 }
 
 static enum next retries(struct job *job, enum retry_class class)
 {
-    struct outlet *o = job->outlet;
-    const struct retry_options *r = &o->config->retry;
-    int64_t now = clock_wall_ms();
+    /* The one that failed: the source while it is fetched, then the destination. */
+    bool is_source = job->state == JOB_FETCHING;
+    const struct retry_options *r = is_source ? &job->world->config->retry : &job->outlet->config->retry;
+    int64_t now = clock_wall_ms(), answered_ms = is_source ? job->intake->answered_ms : job->outlet->answered_ms;
     job->engine->retries[class]++;
     job->row.tries++;
     if (!job->is_drop)
-        job->row.failed_ms += failing_ms(job, now);
+        job->row.failed_ms += failing_ms(job, r, answered_ms, now);
     if (job->row.failed_ms > (int64_t)r->give_up_after)
         return ends(job, job->is_drop ? STATE_GONE : STATE_QUARANTINED, "given up after %lld tries; last: %s",
                     (long long)job->row.tries, job->err.text);
@@ -177,6 +182,49 @@ static enum next fails_to_open(struct job *job)
     if (job->err.retryable)
         return retries(job, RETRY_INPUT);
     return ends(job, STATE_QUARANTINED, "%s", job->err.text);
+}
+
+/* ---- FETCHING: the bytes come to this machine; fetch.c ---- */
+
+static enum next fetch_failed(struct job *job)
+{
+    if (job->abandon)
+        return changed_meanwhile(job);
+    bool is_source = job->step == FETCH_UNDER_WAY || job->step == FETCH_LOOKING_FOR;
+    if (is_source && (job->err.code == ERR_REMOTE || job->err.code == ERR_DENIED || job->err.code == ERR_CONFIG))
+        intake_failed(job->intake, &job->err);
+    if (job->err.code == ERR_DENIED || job->err.code == ERR_CONFIG)
+        return goes_back(job);
+    if (job->err.code == ERR_REMOTE && job->err.retryable)
+        return retries(job, RETRY_REMOTE);
+    if (job->err.code == ERR_SYSTEM && job->err.retryable)
+        return retries(job, RETRY_SYSTEM);
+    return fails_to_open(job);
+}
+
+static enum next fetched(struct job *job, enum fetch_next next)
+{
+    switch (next) {
+    case FETCH_WAITS:
+        return WAIT;
+    case FETCH_FAILED:
+        return fetch_failed(job);
+    case FETCH_DONE:
+        break;
+    }
+    if (job->abandon)
+        return changed_meanwhile(job);
+    return job->engine->is_draining ? goes_back(job) : go(job, JOB_OPENING);
+}
+
+static enum next enter_fetching(struct job *job)
+{
+    return fetched(job, fetch_enter(job));
+}
+
+static enum next answer_fetching(struct job *job)
+{
+    return fetched(job, fetch_answer(job));
 }
 
 /* ---- OPENING: descriptor, hash, shape ---- */
@@ -385,6 +433,10 @@ static enum next enter_loading(struct job *job)
     load->cuts = job->cut_count > 1 ? job->cuts : NULL;
     load->cut_count = job->cut_count;
     load->id = job->row.file;
+    if (job_is_spooled(job)) { /* what came, and the time that the server has for it (a listing may be coarser) */
+        load->id.size = job->spooled.size;
+        load->id.mtime_ns = job->spooled.mtime_ns;
+    }
     if (job->has_hash)
         memcpy(load->hash, job->hash, sizeof load->hash);
     load->still_current = load_still_current;
@@ -456,6 +508,8 @@ static enum next load_worked(struct job *job)
         return ends(job, STATE_SKIPPED, DUPLICATE_PREFIX ": the destination holds this version");
     if (job->receipt.warnings[0] != '\0')
         return ends(job, STATE_LOADED, "the destination warns: %s", job->receipt.warnings);
+    if (job_is_remote(job) && !job->spooled.is_verified)
+        return ends(job, STATE_LOADED, "unverified: the server does not tell how long the file is");
     return ends(job, STATE_LOADED, "%s", "");
 }
 
@@ -565,7 +619,10 @@ static enum next answer_recording(struct job *job)
         pipes_loaded(job->engine, job->flow);
     if (job->end == STATE_SETTLING && job->next_try_ms == 0)
         intake_settle_again(present_intake(job), job->row.path, &job->row.file);
-    if (job->action == FINISH_NONE && !job->write_note && !job->clear_note)
+    bool is_end = job->end == STATE_LOADED || job->end == STATE_SKIPPED || job->end == STATE_QUARANTINED ||
+                  job->end == STATE_GONE;
+    job->ends_spool = job_is_spooled(job) && is_end && !job->is_drop;
+    if (job->action == FINISH_NONE && !job->write_note && !job->clear_note && !job->ends_spool)
         return OVER;
     return go(job, JOB_FINISHING);
 }
@@ -575,6 +632,8 @@ static enum next answer_recording(struct job *job)
 static enum next enter_finishing(struct job *job)
 {
     err_clear(&job->err);
+    if (job->action != FINISH_NONE && job_is_remote(job) && errand_start(job))
+        return WAIT;
     job_hop(job, finish_run);
     return WAIT;
 }
@@ -590,7 +649,8 @@ static enum next answer_finishing(struct job *job)
         log_write(LOG_INFO, &about, "moved to %s", job->place != NULL ? job->place : job->action_dir);
     else if (job->action == FINISH_DELETE)
         log_write(LOG_INFO, &about, "deleted, as after_success says");
-    return go(job, JOB_CLOSING);
+    bool is_pending = job->action != FINISH_NONE || job->write_note || job->clear_note;
+    return is_pending ? go(job, JOB_CLOSING) : OVER;
 }
 
 static enum next enter_closing(struct job *job)

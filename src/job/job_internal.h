@@ -18,12 +18,14 @@
 #include "text.h"
 #include "work.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
 #define SETTLED_MAX 4096        /* tickets and paths kept in memory per source */
 #define PAGE_ROWS 256           /* rows of one sweep step */
+#define PAGE_ROWS_REMOTE 4096   /* the same, where each step asks another machine */
 #define PROBE_BLOCKED_MS 300000 /* rules.md: a blocked destination is probed every 5 minutes */
 #define BREAKER_FAILURES 3
 #define LEDGER_RETRY_MS 1000
@@ -66,6 +68,28 @@ struct gone_path {
 
 struct sweep;
 
+/* When a source that is asked for its files is asked; schedule.c. */
+struct schedule {
+    uv_timer_t timer;
+    int64_t last_ms; /* wall: when the last run began; 0: never */
+    int64_t next_ms; /* wall: when the next one is due; 0: none is planned */
+    bool is_running; /* listing, or its files are still on their way */
+    bool is_due;     /* it came due while one was running: that one is followed by another at once */
+};
+
+/* A server whose clock changed: all its files have other times, and are the same. clock_change.c. */
+#define CLOCK_CANDIDATES 8
+struct clock_change {
+    struct {
+        int64_t delta_ns; /* new time minus known time; 0: unchanged */
+        uint64_t files;
+    } seen[CLOCK_CANDIDATES]; /* the commonest differences (Misra-Gries), of known files of the same size */
+    uint64_t known;           /* files of this listing that the ledger has, with the same size */
+    uint64_t moved;           /* of those, with another time: they wait for the end of the listing */
+    bool is_decided;          /* this listing is the one after: */
+    int64_t delta_ns;         /* 0: those with another time are changed files; else by this much nothing has changed */
+};
+
 struct intake {
     struct world *world;
     const struct config_source *config;
@@ -104,6 +128,14 @@ struct intake {
     uint64_t scan_over_ms;  /* when; what it found and is old enough is due by then */
     char problem[512];      /* of the source, as it was last logged */
     bool is_missing;        /* said to be unreachable */
+
+    /* of sources on other machines */
+    unsigned failures;      /* fetches in a row that failed for a reason that is the source's */
+    uint64_t down_until_ms; /* monotonic: until then nothing of it is claimed; 0: it answers */
+    int64_t answered_ms;    /* wall: when it last gave a file or a listing */
+    uv_timer_t up_timer;    /* at DOWN_UNTIL_MS */
+    struct schedule schedule;
+    struct clock_change clock;
 };
 
 enum outlet_state { OUTLET_OPENING, OUTLET_OK, OUTLET_DOWN, OUTLET_BLOCKED };
@@ -138,7 +170,30 @@ struct outlet {
     uv_timer_t space_timer;
 };
 
-enum job_state { JOB_OPENING, JOB_CHECKING, JOB_LOADING, JOB_RECORDING, JOB_FINISHING, JOB_CLOSING, JOB_STATES };
+enum job_state {
+    JOB_FETCHING, /* only what is not a file of this machine: fetch.c */
+    JOB_OPENING,
+    JOB_UNPACKING, /* only archives: unpack.c */
+    JOB_CHECKING,
+    JOB_LOADING,
+    JOB_RECORDING,
+    JOB_FINISHING,
+    JOB_CLOSING,
+    JOB_STATES
+};
+
+/* A file in the spool. */
+struct spooled {
+    int fd;           /* -1: there is none */
+    uint64_t size;    /* bytes that are there */
+    int64_t mtime_ns; /* the file's own, once it is whole */
+    uint64_t inode;
+    bool is_whole, is_verified;
+};
+
+/* Within FETCHING, and what comes next. */
+enum fetch_step { FETCH_LOOKING, FETCH_UNDER_WAY, FETCH_LOOKING_FOR, FETCH_NAMING };
+enum fetch_next { FETCH_WAITS, FETCH_DONE, FETCH_FAILED };
 
 enum finish_action { FINISH_NONE, FINISH_DELETE, FINISH_MOVE };
 
@@ -178,9 +233,17 @@ struct job {
     bool want_hash;
     bool is_repeat; /* CHECKING: the ledger has this content */
 
+    /* FETCHING */
+    enum fetch_step step;
+    struct fetch fetch;
+    struct probe probe;
+    bool is_fetching; /* the source has it */
+    struct spooled spooled;
+
     /* OPENING, on the pool */
     struct work work;
     int fd;
+    struct unpack *unpack; /* it is an archive that is to be unpacked */
     struct inspect_options inspect;
     struct refused_events refused; /* found by one load, left out by the next */
     struct shape *shape;
@@ -221,7 +284,10 @@ struct job {
     bool finish_failed;
     bool finish_changed; /* another version was there: left in place */
     const char *place;   /* where it went, in ARENA; "" or NULL: nowhere */
-    uv_timer_t timer;    /* waits for a ledger that can't be written */
+    bool ends_spool;     /* its bytes in the spool are not needed any more */
+    struct source_errand errand;
+    bool errand_done;
+    uv_timer_t timer; /* waits for a ledger that can't be written */
     bool has_timer;
 };
 
@@ -262,7 +328,7 @@ struct engine {
     struct engine_root {
         char key[256];
         char value[64];
-    } * roots; /* identities of the sources' roots, as the ledger has them */
+    } * roots; /* facts about the sources, as the ledger has them: identities of their roots, last runs */
     size_t root_count;
     bool ledger_trying;
     char **paused; /* names of flows that reset has paused */
@@ -298,6 +364,9 @@ enum err_code engine_ask(struct engine *e, ledger_fn *fn, ledger_done *done, voi
 void engine_answered(struct engine *e);
 enum err_code engine_read_roots(struct engine *e, struct ledger_tx *tx, const struct config *config, struct err *err);
 void engine_remember_root(struct engine *e, const struct intake *in);
+/* What the ledger said about a source at the start, or was told since; NULL: nothing. */
+const char *engine_fact(const struct engine *e, const char *key);
+void engine_remember(struct engine *e, const char *key, const char *value);
 void on_nothing_to_drain(uv_timer_t *timer);
 
 /* intake.c */
@@ -326,6 +395,49 @@ const struct config_flow *config_flow_named(const struct config *config, const c
 #define CARRIED_PREFIX                                                                                                 \
     "renamed from " /* row with drop_pending that is not gone: the destination's receipt is to be carried along */
 #define DUPLICATE_PREFIX "already loaded"
+
+/* spool.c: pool threads, but for spool_sweep() */
+/* The bytes of ROW's version, if they are whole; RET->fd -1 and ERR_NONE: they are not there. ERR_INPUT: a member of an
+ * archive, and they are not there. */
+enum err_code spool_open(const struct engine *e, const struct ledger_row *row, struct spooled *ret, struct err *err);
+/* What came so far of a version that is being fetched; open for reading and writing. */
+enum err_code spool_open_part(const struct engine *e, const struct ledger_row *row, struct spooled *ret,
+                              struct err *err);
+/* All of it has come: name and time of what is whole. */
+enum err_code spool_finish_part(const struct engine *e, const struct ledger_row *row, const struct fetch *fetch,
+                                struct spooled *s, struct err *err);
+void spool_drop(const struct engine *e, const struct ledger_row *row);
+/* ROW is quarantined: its bytes go beside the reason. */
+enum err_code spool_keep(const struct engine *e, const struct ledger_row *row, struct err *err);
+/* FROM, a scratch file, is the member that ROW speaks of. */
+enum err_code spool_put_member(const struct engine *e, const struct ledger_row *row, const char *from, struct err *err);
+int spool_open_scratch(const struct engine *e, int64_t row_id, unsigned number, char ret_path[PATH_MAX],
+                       struct err *err);
+/* At the start: what no row waits for goes. */
+enum err_code spool_sweep(const struct engine *e, struct ledger_tx *tx, struct err *err);
+
+/* fetch.c */
+bool job_is_remote(const struct job *job);  /* the file is on another machine */
+bool job_is_spooled(const struct job *job); /* its bytes are in the spool: that, or it is a member of an archive */
+enum fetch_next fetch_enter(struct job *job);
+enum fetch_next fetch_answer(struct job *job); /* FETCH_FAILED: job->err says why */
+bool errand_start(struct job *job);            /* delete or move it over there; false: it can't, and that is noted */
+void intake_answered(struct intake *in);
+void intake_failed(struct intake *in, const struct err *err); /* for a reason that is the source's */
+bool intake_is_down(const struct intake *in);
+
+/* schedule.c: sources that are asked for their files */
+enum err_code schedule_open(struct intake *in, struct err *err);
+void schedule_start(struct intake *in); /* the world has begun */
+void schedule_check(struct intake *in); /* a run may be over */
+void schedule_stop(struct intake *in);
+
+/* clock_change.c, in the comparison of a listing with the ledger */
+/* Is F, whose row is ROW, the same file under another time? *RET_WAITS: that is known when the listing is over. */
+enum err_code clock_compare(struct ledger_tx *tx, struct clock_change *c, struct ledger_row *row, const struct found *f,
+                            bool *ret_same, bool *ret_waits, struct err *err);
+/* A listing is over. True: it is to be made once more, now that it is known what the other times mean. */
+bool clock_listed(struct intake *in, bool is_complete);
 
 /* sweep.c and rename.c */
 /* These new names may be old files: look whether the old names are gone, then rename or note. Takes LIST. */
@@ -426,7 +538,8 @@ struct job *job_new(struct outlet *o, const struct ledger_row *row, const struct
 void job_free(struct job *job);
 uint64_t path_hash(const char *path);
 void job_resume(struct job *job);
-void job_reenter(struct job *job); /* LOADING again: it was not its turn before */
+bool job_has_not_ended(const struct job *job); /* nothing of how it ended is decided */
+void job_reenter(struct job *job);             /* LOADING again: it was not its turn before */
 /* Is PATH being moved or deleted by us right now? Then that it goes is no news. */
 bool job_takes_away(const struct engine *e, const struct intake *in, const char *path);
 

@@ -92,8 +92,15 @@ void job_abort(struct job *job)
 {
     if (job->is_begun)
         job->outlet->config->ops->abort(job->outlet->state, &job->load);
+    else if (job->is_fetching)
+        job->intake->config->ops->abort_fetch(job->intake->state, &job->fetch);
     else
         atomic_store(&job->load.stop, true); /* of a large file that is being read before it is sent */
+}
+
+bool job_has_not_ended(const struct job *job)
+{
+    return job->state < JOB_RECORDING;
 }
 
 /* PATH is being written in place: what we read of it is no version. */
@@ -105,7 +112,7 @@ void job_change_seen(struct engine *e, struct intake *in, const char *path)
     {
         if (job->path_hash != hash || job->intake != in || job->is_drop || strcmp(job->row.path, path) != 0)
             continue;
-        if (job->state == JOB_OPENING || job->state == JOB_CHECKING || job->state == JOB_LOADING) {
+        if (job_has_not_ended(job)) {
             job->abandon = true;
             job_abort(job);
         }

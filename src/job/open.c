@@ -48,10 +48,20 @@ enum err_code file_id_at(const char *path, struct file_id *ret, struct err *err)
     return ERR_NONE;
 }
 
+/* What the open file must still be: the version that was claimed, or what was fetched of it. */
+static enum err_code is_still_it(const struct job *job, struct err *err)
+{
+    struct file_id want = job->row.file;
+    if (job_is_spooled(job))
+        want =
+            (struct file_id){.size = job->spooled.size, .mtime_ns = job->spooled.mtime_ns, .inode = job->spooled.inode};
+    return still_the_version(job->fd, &want, err);
+}
+
 enum err_code load_still_current(struct load *load, struct err *err)
 {
     const struct job *job = load->owner;
-    if (still_the_version(load->fd, &load->id, err) != ERR_NONE)
+    if (is_still_it(job, err) != ERR_NONE)
         return err->code;
     /* Rows that are left out must be somewhere else before anything is done to the file they are in. */
     return job->rejects != NULL ? rejects_sync(job->rejects, err) : ERR_NONE;
@@ -60,6 +70,13 @@ enum err_code load_still_current(struct load *load, struct err *err)
 static int open_file(struct job *job)
 {
     struct intake *in = job->intake;
+    if (job_is_spooled(job)) { /* FETCHING has opened it; or it is opened again */
+        if (job->fd < 0)
+            spool_open(job->engine, &job->row, &job->spooled, &job->err);
+        if (job->fd < 0 && job->err.code == ERR_NONE && job->spooled.fd < 0)
+            err_set(&job->err, ERR_CHANGED, true, "what was fetched is no longer in the spool");
+        return job->fd >= 0 ? job->fd : job->spooled.fd;
+    }
     if (in->state != NULL)
         return in->config->ops->open_now(in->state, job->row.path, &job->err);
     /* chute load: the root is "/" and paths are what the user gave. */
@@ -212,8 +229,8 @@ void open_run(struct job *job, struct finish_memo *memo)
     if (check_claim(job) != ERR_NONE)
         return;
     job->fd = open_file(job);
-    job->is_missing = job->fd < 0 && job->err.code == ERR_INPUT && job->intake->settle != NULL;
-    if (job->fd < 0 || still_the_version(job->fd, &job->row.file, &job->err) != ERR_NONE)
+    job->is_missing = job->fd < 0 && job->err.code == ERR_INPUT && job->intake->settle != NULL && !job_is_spooled(job);
+    if (job->fd < 0 || is_still_it(job, &job->err) != ERR_NONE)
         return;
     bool is_raw = job->flow->format == FORMAT_RAW;
     if (is_raw || (job->row.file.size > 0 && job->want_hash)) {
@@ -223,7 +240,7 @@ void open_run(struct job *job, struct finish_memo *memo)
         job->has_hash = true;
     }
     if (is_raw) {
-        still_the_version(job->fd, &job->row.file, &job->err);
+        is_still_it(job, &job->err);
         return;
     }
     job->inspect = (struct inspect_options){
@@ -243,7 +260,7 @@ void open_run(struct job *job, struct finish_memo *memo)
         return;
     if (!job->outlet->config->ops->accepts_rows && inspect_whole(job) != ERR_NONE)
         return;
-    still_the_version(job->fd, &job->row.file, &job->err);
+    is_still_it(job, &job->err);
 }
 
 /* A kill may have left the file under its private name: put it back before anything else. */
@@ -283,7 +300,8 @@ static void put_away(struct job *job, struct finish_memo *memo)
 void finish_run(struct job *job, struct finish_memo *memo)
 {
     struct err note_err = {0};
-    if (job->action != FINISH_NONE)
+    bool is_remote = job_is_remote(job);
+    if (job->action != FINISH_NONE && !is_remote)
         put_away(job, memo);
     if (job->clear_note)
         quarantine_clear(job->engine->quarantine_dir, job->row.flow, job->row.path, &note_err);
@@ -303,11 +321,16 @@ void finish_run(struct job *job, struct finish_memo *memo)
             .at_ms = clock_wall_ms(),
             .tries = job->row.tries > 0 ? (uint64_t)job->row.tries : 1, /* as in its receipt */
         };
-        bool was_moved = job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed &&
+        bool was_moved = job->action == FINISH_MOVE && !job->finish_changed && !job->finish_failed && !is_remote &&
                          job->place != NULL && job->place[0] != '\0';
         quarantine_write(was_moved ? NULL : job->engine->quarantine_dir, was_moved ? job->place : NULL, &note,
                          &note_err);
     }
+    /* The reason first: a kill in between leaves bytes that the next start still has a row for. */
+    if (job->write_note && job_is_spooled(job) && note_err.code == ERR_NONE)
+        spool_keep(job->engine, &job->row, &note_err);
+    if (job->ends_spool && (!job->write_note || note_err.code == ERR_NONE))
+        spool_drop(job->engine, &job->row);
     if (note_err.code != ERR_NONE) {
         struct log_about about = {.flow = job->row.flow, .file = job->row.path};
         log_write(LOG_ERROR, &about, "the reason could not be written: %s", note_err.text);

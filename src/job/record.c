@@ -178,6 +178,8 @@ enum err_code decide_finish(struct ledger_tx *tx, struct job *job, struct ledger
             acts = f;
     }
     job->action = FINISH_NONE;
+    if (member_name(row->path) != NULL)
+        return ERR_NONE; /* it has no file of its own */
     if (failed != NULL && failed->after_failure == AFTER_MOVE) {
         job->action = FINISH_MOVE;
         job->action_dir = failed->after_failure_dir;

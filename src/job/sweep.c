@@ -217,6 +217,7 @@ struct sweep {
     bool trusts_new_root; /* counting under a root that is not the one in the ledger */
     char expected_root[64];
     int64_t after_id;
+    size_t page_rows;
     struct arena arena; /* of one page */
     struct probe *probes;
     bool *has_table; /* per path of the page: dropping it would drop or empty a table */
@@ -253,7 +254,7 @@ static bool page_row(void *arg, const struct ledger_row *row)
 {
     struct sweep *s = arg;
     s->after_id = row->id;
-    if (row->taken_by_us)
+    if (row->taken_by_us || member_name(row->path) != NULL) /* a member goes with its archive */
         return true;
     char *path = arena_strdup(&s->arena, row->path);
     if (path == NULL) {
@@ -263,7 +264,7 @@ static bool page_row(void *arg, const struct ledger_row *row)
     const struct config_flow *flow = config_flow_named(s->in->world->config, row->flow);
     s->has_table[s->count] = flow != NULL && flow->on_delete != ON_DELETE_IGNORE && row->was_loaded;
     s->probes[s->count++].path = path;
-    return s->count < PAGE_ROWS;
+    return s->count < s->page_rows;
 }
 
 static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
@@ -272,8 +273,8 @@ static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
     arena_done(&s->arena);
     arena_init(&s->arena);
     s->count = 0;
-    s->probes = arena_alloc(&s->arena, PAGE_ROWS * sizeof *s->probes);
-    s->has_table = arena_alloc(&s->arena, PAGE_ROWS * sizeof *s->has_table);
+    s->probes = arena_alloc(&s->arena, s->page_rows * sizeof *s->probes);
+    s->has_table = arena_alloc(&s->arena, s->page_rows * sizeof *s->has_table);
     if (s->probes == NULL || s->has_table == NULL)
         return err_nomem(err);
     int64_t before;
@@ -283,7 +284,7 @@ static enum err_code page_fn(struct ledger_tx *tx, void *arg, struct err *err)
                                        .below = s->below,
                                        .after_id = s->after_id,
                                        .states = (1u << FILE_STATES) - 1 - STATE_BIT(STATE_GONE),
-                                       .limit = PAGE_ROWS};
+                                       .limit = s->page_rows};
         if (ledger_each(tx, &q, page_row, s, err) != ERR_NONE)
             return err->code;
     } while (s->count == 0 && s->after_id != before);
@@ -446,6 +447,8 @@ void sweep_start(struct intake *in, const char *below, bool is_event)
     arena_init(&s->arena);
     s->in = in;
     s->is_event = is_event;
+    /* on another machine a page costs a listing of all the folders that are in it */
+    s->page_rows = in->config->ops->open_now == NULL ? PAGE_ROWS_REMOTE : PAGE_ROWS;
     in->sweep = s;
     world_hold(in->world);
     /* Another root than the ledger's: count under the new one before deciding whether to believe it. */

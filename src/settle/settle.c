@@ -74,7 +74,7 @@ uint64_t settle_need_ms(const struct settle *s, enum lease lease)
 {
     if (lease == LEASE_UNKNOWN)
         lease = s->leases;
-    bool is_blind = lease == LEASE_CANNOT && s->options.settle_ms < SETTLE_BLIND_MS;
+    bool is_blind = lease == LEASE_CANNOT && s->options.settle_ms < SETTLE_BLIND_MS && s->options.probe == NULL;
     return is_blind ? SETTLE_BLIND_MS : s->options.settle_ms;
 }
 
@@ -390,7 +390,7 @@ void settle_set_polled(struct settle *s, bool is_polled)
 {
     if (is_polled && !s->is_polled)
         settle_lost_events(s);
-    s->is_polled = is_polled;
+    s->is_polled = is_polled || s->options.probe != NULL;
 }
 
 /* ---- for people */
@@ -473,6 +473,7 @@ enum err_code settle_open(uv_loop_t *loop, const struct settle_options *options,
     s->cb = cb;
     s->arg = arg;
     s->look.settle = s;
+    s->is_polled = options->probe != NULL;
     uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     /* Somebody opens a file for writing in the microseconds of our lease: the kernel tells us by a signal that kills.

@@ -16,6 +16,7 @@
 
 #include "err.h"
 #include "found.h"
+#include "source.h"
 
 #include <uv.h>
 
@@ -26,6 +27,11 @@ struct settle_options {
     uint64_t settle_ms;       /* where no close was seen */
     const char *ready_marker; /* template with {name}: the file is whole when that one exists beside it; "" off */
     size_t max_tickets;       /* 0: 4096 */
+    /*
+     * The files are on another machine (source_ops.probe): looked at by a second listing, and whole when that says the
+     * same as the first. Nobody can tell there who writes. NULL: by OPEN_NOW.
+     */
+    enum err_code (*probe)(void *state, struct probe *probes, size_t count, probe_cb *cb, void *arg, struct err *err);
 };
 
 /* How the root lets us know writers. */
@@ -43,7 +49,7 @@ typedef void settle_cb(void *arg, const struct found *found, const struct err *e
 
 /*
  * OPEN_NOW opens a path below the root for reading without following links out (source_ops.open_now); called on pool
- * threads. OPTIONS is copied (READY_MARKER too).
+ * threads. OPTIONS is copied (READY_MARKER too). OPEN_NOW may be NULL where OPTIONS has a probe.
  */
 enum err_code settle_open(uv_loop_t *loop, const struct settle_options *options,
                           int (*open_now)(void *state, const char *path, struct err *err), void *state, settle_cb *cb,

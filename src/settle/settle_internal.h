@@ -3,6 +3,7 @@
  *
  * settle.c       tickets: what was seen of a path and when to look at it
  * settle_look.c  the look on the pool, and what it means
+ * settle_probe.c the same for files on another machine, by asking the source
  * settle_heap.c  which ticket is due next
  */
 #ifndef CHUTE_SETTLE_INTERNAL_H
@@ -59,6 +60,7 @@ struct look_result {
     int64_t marker_mtime_ns;
 };
 #define LOOKS 128
+#define PROBES 2048 /* a listing costs the same for one name of a folder as for all */
 
 struct look {
     struct work work; /* first */
@@ -116,6 +118,12 @@ uint64_t settle_rest_ms(struct settle *s, const struct file_id *id, uint64_t nee
 bool settle_marker_path(const struct settle *s, const char *path, char *ret, size_t size);
 
 /* settle_look.c */
-void settle_look(struct settle *s); /* at what is due */
+void settle_look(struct settle *s);                                /* at what is due */
+struct ticket *settle_next_due(struct settle *s, uint64_t now);    /* out of the heap, to be looked at; NULL: none */
+void settle_answer(struct settle *s, const struct look_result *r); /* on the loop: what the look means */
+void settle_looked(struct settle *s);                              /* all answers of a look have been given */
+
+/* settle_probe.c */
+void settle_probe(struct settle *s); /* settle_look() for files on another machine */
 
 #endif

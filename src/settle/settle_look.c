@@ -179,8 +179,9 @@ static void forget(struct settle *s, struct ticket *t)
     free(t);
 }
 
-static void answer(struct settle *s, struct ticket *t, const struct look_result *r)
+void settle_answer(struct settle *s, const struct look_result *r)
 {
+    struct ticket *t = r->ticket;
     uint64_t now = clock_mono_ms();
     t->is_looked_at = false;
     if (t->is_dropped) {
@@ -219,20 +220,8 @@ static void answer(struct settle *s, struct ticket *t, const struct look_result 
     free(t);
 }
 
-static void done_look(struct work *work)
+void settle_looked(struct settle *s)
 {
-    struct look *look = (struct look *)work;
-    struct settle *s = look->settle;
-    for (size_t i = 0; i < look->count; i++) {
-        struct ticket *t = look->results[i].ticket;
-        if (!s->is_closing) {
-            answer(s, t, &look->results[i]);
-        } else {
-            t->is_looked_at = false;
-            if (t->is_dropped)
-                free(t);
-        }
-    }
     s->is_looking = false;
     if (s->is_closing) {
         settle_maybe_closed(s);
@@ -243,22 +232,50 @@ static void done_look(struct work *work)
         s->looked(s->arg);
 }
 
+static void done_look(struct work *work)
+{
+    struct look *look = (struct look *)work;
+    struct settle *s = look->settle;
+    for (size_t i = 0; i < look->count; i++) {
+        struct ticket *t = look->results[i].ticket;
+        if (!s->is_closing) {
+            settle_answer(s, &look->results[i]);
+        } else {
+            t->is_looked_at = false;
+            if (t->is_dropped)
+                free(t);
+        }
+    }
+    settle_looked(s);
+}
+
+struct ticket *settle_next_due(struct settle *s, uint64_t now)
+{
+    struct ticket *t = s->heap.count > 0 ? s->heap.items[0] : NULL;
+    if (t == NULL || t->due_ms > now)
+        return NULL;
+    heap_remove(&s->heap, t);
+    t->is_looked_at = true;
+    t->is_changed = false;
+    t->due_ms = NEVER;
+    return t;
+}
+
 void settle_look(struct settle *s)
 {
     struct look *look = &s->look;
+    struct ticket *t;
     uint64_t now = clock_mono_ms();
     if (s->is_looking || s->is_closing)
         return;
-    look->count = 0;
     look->first_due_ms = s->heap.count > 0 ? s->heap.items[0]->due_ms : NEVER;
-    while (look->count < LOOKS && s->heap.count > 0 && s->heap.items[0]->due_ms <= now) {
-        struct ticket *t = s->heap.items[0];
-        heap_remove(&s->heap, t);
-        t->is_looked_at = true;
-        t->is_changed = false;
-        t->due_ms = NEVER;
-        look->results[look->count++].ticket = t;
+    if (s->options.probe != NULL) {
+        settle_probe(s);
+        return;
     }
+    look->count = 0;
+    while (look->count < LOOKS && (t = settle_next_due(s, now)) != NULL)
+        look->results[look->count++].ticket = t;
     struct err err;
     if (look->count > 0 && work_start(s->loop, &look->work, run_look, done_look, &err) != ERR_NONE) {
         for (size_t i = 0; i < look->count; i++) {
