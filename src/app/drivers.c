@@ -3,8 +3,13 @@
 
 #include "load.h"
 #include "source_directory.h"
+#include "source_remote.h"
 
-static const struct source_ops *const sources[] = {&source_directory, NULL};
+static const struct source_ops *const sources[] = {&source_directory,
+#if HAVE_CURL
+                                                   &source_ftp, &source_ftps, &source_sftp,
+#endif
+                                                   NULL};
 static const struct dest_ops *const dests[] = {&dest_sqlite,
 #if HAVE_CURL
                                                &dest_keboola, &dest_azure,
