@@ -17,7 +17,7 @@
 #include <strings.h>
 #include <utlist.h>
 
-#define BUFFER_BYTES (256L * 1024)
+#define POKE_MS 10
 
 void remote_kick(struct remote *r)
 {
@@ -303,6 +303,19 @@ enum err_code call_quote(struct call *call, struct err *err, const char *fmt, ..
     return ERR_NONE;
 }
 
+/*
+ * libcurl 7.88 watches only one of the two connections of FTP over TLS while the second one is being made: an answer on
+ * the first is then seen at the next timeout, 30 s later. So it is asked to look, while a call is under way.
+ */
+static void on_poke(uv_timer_t *timer)
+{
+    struct remote *r = timer->data;
+    if (r->calls == NULL)
+        uv_timer_stop(timer);
+    else if (r->multi != NULL)
+        curl_loop_poke(r->multi);
+}
+
 enum err_code call_begin(struct call *call, struct err *err)
 {
     struct remote *r = call->remote;
@@ -314,6 +327,8 @@ enum err_code call_begin(struct call *call, struct err *err)
         return err_nomem(err);
     call->is_added = true;
     DL_APPEND(r->calls, call);
+    if (r->kind == REMOTE_FTPS)
+        uv_timer_start(&r->poke, on_poke, POKE_MS, POKE_MS);
     remote_kick(r);
     return ERR_NONE;
 }

@@ -73,11 +73,10 @@ struct remote {
     void *wants_arg;
     struct curl_loop *multi;
     uv_idle_t kick; /* something is to be done on the next turn */
-    uv_timer_t pace;
+    uv_timer_t pace, poke;
     unsigned handles;
     struct call *calls;
     bool has_no_mlsd; /* it answered that it does not know it */
-    char ca_path[256];
 
     struct scan *scan; /* under way */
     bool must_scan;
