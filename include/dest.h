@@ -203,6 +203,8 @@ struct dest_ops {
     enum err_code (*check)(const void *options, struct err *err);
     /* Defaults of a flow that ends here, as option texts: pairs name, value; NULL-terminated. */
     const char *const *flow_defaults;
+    /* The same, on top, of a flow whose files come from a server; NULL: no others. */
+    const char *const *remote_defaults;
 
     /* What a flow asks for and this destination can't do: ERR_CONFIG with the option's name. NULL: it can all. */
     enum err_code (*check_flow)(const struct load_plan *plan, const char **ret_option, struct err *err);

@@ -146,8 +146,8 @@ struct source_ops {
     /* We are being stopped and the grace is over: what waits for a server that does not answer shall end now. NULL:
      * nothing of this driver waits for long. */
     void (*hurry)(void *state);
-    /* For templates {host} and {port}; NULL: a directory, both are "". Valid until closed. */
-    const char *(*host)(void *state, unsigned *ret_port);
+    /* For templates {host} and {port}, from options that check() has passed; NULL: a directory, both are "". Pure. */
+    bool (*place)(const void *options, char *ret_host, size_t size, unsigned *ret_port);
     /* The root as an O_PATH descriptor for finish (move, delete), owned by the source; NULL: not a local folder. */
     int (*root_fd)(void *state);
     /* The root as an absolute path, as configured; for people who name files. NULL: not a local folder. */

@@ -205,6 +205,8 @@ static bool try_source(const struct config *config, const struct config_source *
         on_closed(t);
     } else {
         on_health(t);
+        if (source->ops->fetch != NULL) /* it lists only when it is asked */
+            source->ops->scan(t->state);
         trial_wait(t);
         is_fine = judge_source(t);
         source->ops->close(t->state, on_closed, t);

@@ -61,6 +61,21 @@ void source_adopt(struct config_source *s)
     const char *const *cron = options_member(s->ops->options, s->options, "cron", OPT_STRING);
     s->every_ms = every != NULL ? *every : 0;
     s->cron_text = cron != NULL && *cron != NULL ? *cron : "";
+    s->host = s->port = "";
+}
+
+/* What templates can say of the place that a source reads from. */
+static bool place_adopt(struct reader *r, struct config_source *s)
+{
+    char host[256];
+    unsigned port = 0;
+    if (s->ops->place == NULL || !s->ops->place(s->options, host, sizeof host, &port))
+        return true;
+    s->host = arena_strdup(r->arena, host);
+    s->port = arena_printf(r->arena, "%u", port);
+    if (s->host == NULL || s->port == NULL)
+        reader_nomem(r);
+    return !r->failed;
 }
 
 /* When a source is asked for its files. */
@@ -104,7 +119,7 @@ bool source_check(struct reader *r, struct config_source *s, const struct node *
         reader_problem(r, n->line, n->column, "%s: %s", where, err.text);
         return false;
     }
-    return true;
+    return place_adopt(r, s);
 }
 
 static bool globs_check(struct reader *r, const struct option_strings *globs, const struct node *node, const char *key,
@@ -335,6 +350,26 @@ static bool dest_flow_check(struct reader *r, struct config_flow *flow, const st
     return true;
 }
 
+static bool archives_check(struct reader *r, const struct config_flow *flow, const struct node *node, const char *where)
+{
+    const struct node *n = blame(node, "archives");
+    if (flow->archives == ARCHIVES_KEEP)
+        return true;
+    if (unpack_library()[0] == '\0') {
+        reader_problem(r, n->line, n->column, "%s.archives: this chute was built without libarchive: expected keep",
+                       where);
+        return false;
+    }
+    if (flow->archives == ARCHIVES_BOTH && flow->format != FORMAT_RAW) {
+        reader_problem(
+            r, n->line, n->column,
+            "%s.archives: both also loads the archive itself, which is no table: expected extract, or format: raw",
+            where);
+        return false;
+    }
+    return true;
+}
+
 bool flow_check(struct reader *r, struct config_flow *flow, const struct node *node, const char *where)
 {
     const char *const table = flow->format == FORMAT_RAW ? "blob" : "table";
@@ -353,7 +388,7 @@ bool flow_check(struct reader *r, struct config_flow *flow, const struct node *n
         return false;
     }
     if (!globs_check(r, &flow->include, node, "include", where) ||
-        !globs_check(r, &flow->exclude, node, "exclude", where))
+        !globs_check(r, &flow->exclude, node, "exclude", where) || !archives_check(r, flow, node, where))
         return false;
     if (flow->format == FORMAT_JSON) /* its rules have been checked when they were read */
         return on_changed_check(r, flow, node, "rules that can repeat nothing", where) &&
@@ -384,7 +419,7 @@ static void folder_check(struct reader *r, const struct config *c, const struct 
     const char *root = source_root(flow->source);
     char shown[160];
 
-    if (dir == NULL)
+    if (dir == NULL || flow->source->ops->fetch != NULL) /* there it is a folder on the server */
         return;
     text_printable(dir, shown, sizeof(shown));
     if (path_is_within(dir, c->state))

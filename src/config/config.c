@@ -253,13 +253,21 @@ static void read_dests(struct reader *r, struct config *c, const struct node *to
 
 /* --- flows --- */
 
-void flow_defaults(struct reader *r, struct flow_draft *draft, const struct config_dest *dest)
+static void apply(struct reader *r, struct flow_draft *draft, const char *const *pairs, const char *whose)
+{
+    for (const char *const *pair = pairs; pair != NULL && pair[0] != NULL && pair[1] != NULL; pair += 2)
+        options_set(r, config_flow_table, draft, pair[0], pair[1], whose);
+}
+
+void flow_defaults(struct reader *r, struct flow_draft *draft, const struct config_source *source,
+                   const struct config_dest *dest)
 {
     options_defaults(r, config_flow_table, draft);
-    if (dest == NULL || dest->ops == NULL || dest->ops->flow_defaults == NULL)
+    if (dest == NULL || dest->ops == NULL)
         return;
-    for (const char *const *pair = dest->ops->flow_defaults; pair[0] != NULL && pair[1] != NULL; pair += 2)
-        options_set(r, config_flow_table, draft, pair[0], pair[1], dest->ops->type);
+    apply(r, draft, dest->ops->flow_defaults, dest->ops->type);
+    if (source != NULL && source->ops != NULL && source->ops->fetch != NULL)
+        apply(r, draft, dest->ops->remote_defaults, dest->ops->type);
 }
 
 static const struct config_source *find_source(const struct config *c, const char *name)
@@ -291,20 +299,39 @@ static void check_reference(struct reader *r, const struct node *node, const cha
                    hint != NULL ? hint : "");
 }
 
-/* The destination decides defaults, so it is looked up before the flow is read; mistakes in `to` are told there. */
-static const struct config_dest *peek_dest(struct reader *r, const struct config *c, const struct node *node)
+/* Source and destination decide defaults, so they are looked up before the flow is read; mistakes are told there. */
+static const char *peek(struct reader *r, const struct node *node, const char *key)
 {
-    const struct node *to = node_get(node, "to");
+    const struct node *value = node_get(node, key);
 
-    if (to == NULL || to->kind != NODE_SCALAR)
+    if (value == NULL || value->kind != NODE_SCALAR)
         return NULL;
     struct reader quiet = *r;
     buf_init(&quiet.problems);
-    const char *name = value_text(&quiet, to, "to");
+    const char *name = value_text(&quiet, value, key);
     buf_done(&quiet.problems);
     r->scratch = quiet.scratch;
     r->failed = quiet.failed;
-    return config_dest_named(c, name);
+    return name;
+}
+
+/* Where files are on a server, they are moved to a folder of that server: not one of this machine. */
+static void read_remote_folder(struct reader *r, const struct node *node, const char *key, const char **dir)
+{
+    const struct node *choice = node_get(node, key);
+    const struct node *move = choice != NULL && choice->kind == NODE_MAPPING ? node_get(choice, "move") : NULL;
+    if (move == NULL || move->kind != NODE_SCALAR || *dir == NULL)
+        return;
+    const char *text = value_text(r, move, key);
+    if (text == NULL)
+        return;
+    if (text[strspn(text, "/")] == '\0' || strstr(text, "..") != NULL) {
+        reader_problem(r, move->line, move->column, "%s.move: expected a folder below the root of the source", key);
+        return;
+    }
+    *dir = arena_strdup(r->arena, text);
+    if (*dir == NULL)
+        reader_nomem(r);
 }
 
 static void read_flow(struct reader *r, struct config *c, struct config_flow *ret, const struct node *node,
@@ -326,13 +353,17 @@ static void read_flow(struct reader *r, struct config *c, struct config_flow *re
                        node_found(node, shown, sizeof(shown)));
         return;
     }
-    const struct config_dest *dest = peek_dest(r, c, node);
-    flow_defaults(r, &draft, dest);
+    const struct config_dest *dest = config_dest_named(c, peek(r, node, "to"));
+    flow_defaults(r, &draft, find_source(c, peek(r, node, "from")), dest);
     const struct target target = {config_flow_table, &draft};
     static const char *const handled[] = {"records", NULL};
     options_read(r, &target, 1, handled, node, where);
     draft.flow.dest = config_dest_named(c, draft.to);
     draft.flow.source = find_source(c, draft.from);
+    if (draft.flow.source != NULL && draft.flow.source->ops != NULL && draft.flow.source->ops->fetch != NULL) {
+        read_remote_folder(r, node, "after_success", &draft.flow.after_success_dir);
+        read_remote_folder(r, node, "after_failure", &draft.flow.after_failure_dir);
+    }
     if (draft.to != NULL && draft.flow.dest == NULL && c->dest_count > 0)
         check_reference(r, node, "to", where, draft.to, c);
     if (draft.from != NULL && draft.flow.source == NULL && c->source_count > 0)

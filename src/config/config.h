@@ -15,10 +15,12 @@
 #include "log.h"
 #include "option.h"
 #include "source.h"
+#include "unpack.h"
 
 /*
- * config may see inspect.h for the csv table and for the rules of `records`: data, not behaviour, but for the two
- * checks and the preparation of the rules, which belong to the room that knows what a pointer and a value are.
+ * config may see unpack.h for the limits of an archive and for what is called like one, and inspect.h for the csv table
+ * and for the rules of `records`: data, not behaviour, but for the two checks and the preparation of the rules, which
+ * belong to the room that knows what a pointer and a value are.
  */
 
 struct retry_options {
@@ -35,6 +37,7 @@ struct config_source {
     /* common to directory sources, for settle: options of the source's own table, found by name */
     uint64_t debounce_ms, settle_ms;
     const char *ready_marker;
+    const char *host, *port; /* for templates; "" of a directory */
     /* of sources that are asked for their files: when */
     uint64_t every_ms;     /* 0: not by this */
     const char *cron_text; /* "": not by this */
@@ -63,6 +66,7 @@ struct config_pipeline {
 
 enum after { AFTER_KEEP, AFTER_DELETE, AFTER_MOVE };
 enum on_delete { ON_DELETE_IGNORE, ON_DELETE_DROP, ON_DELETE_EMPTY };
+enum archives { ARCHIVES_KEEP, ARCHIVES_EXTRACT, ARCHIVES_BOTH };
 enum flow_format { FORMAT_CSV, FORMAT_JSON, FORMAT_RAW };
 
 struct config_flow {
@@ -88,6 +92,9 @@ struct config_flow {
     int after_failure; /* AFTER_KEEP or AFTER_MOVE */
     const char *after_failure_dir;
     int on_delete;
+    int archives;   /* enum archives */
+    int64_t nested; /* archives in archives that are unpacked, one within the other */
+    struct unpack_limits archive_limits;
     struct option_strings require; /* columns that a file must have */
     struct option_strings then;    /* names of pipelines, in order, each once */
     uint64_t incomplete_after;     /* ms */
@@ -170,6 +177,11 @@ void config_unref(struct config *c);
  * path: its files were named one by one. A configuration file can't have such a flow.
  */
 bool config_flow_takes(const struct config_flow *flow, const char *path);
+/* Is the file PATH unpacked by FLOW, if it is an archive as its name says? */
+bool flow_unpacks(const struct config_flow *flow, const char *path);
+/* Does FLOW take the member NAME of the archive at PATH: by its path with the archive's as a folder, or as if the
+ * archive had been unpacked where it lies? */
+bool flow_takes_member(const struct config_flow *flow, const char *path, const char *name);
 /* All files of FLOW go to one table. */
 bool flow_is_constant(const struct config_flow *flow);
 /*

@@ -114,7 +114,8 @@ extern const char *const config_column_types[];
 extern const char *const config_later[]; /* words that belong to later versions */
 
 /* A flow's defaults: the table's, then the destination's. */
-void flow_defaults(struct reader *r, struct flow_draft *draft, const struct config_dest *dest);
+void flow_defaults(struct reader *r, struct flow_draft *draft, const struct config_source *source,
+                   const struct config_dest *dest);
 /* records.c */
 extern const struct option config_record_table[];
 extern const struct option config_record_column_table[];
@@ -147,6 +148,8 @@ struct profile {
 /* profile_titles.c */
 extern const char *const titles_options[];
 extern const char titles_text[];
+extern const char *const ftp_blob_options[];
+extern const char ftp_blob_text[];
 extern const char *const titles_files[];
 const struct profile *profile_find(const char *name); /* NULL: none such */
 

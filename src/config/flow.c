@@ -22,6 +22,33 @@ bool config_flow_takes(const struct config_flow *flow, const char *path)
     return is_included;
 }
 
+bool flow_unpacks(const struct config_flow *flow, const char *path)
+{
+    return flow->archives != ARCHIVES_KEEP && unpack_is_named(path) && (int64_t)member_depth(path) <= flow->nested;
+}
+
+bool flow_takes_member(const struct config_flow *flow, const char *path, const char *name)
+{
+    struct buf inside, beside;
+    buf_init(&inside);
+    buf_init(&beside);
+    member_plain(path, &inside);
+    if (!inside.failed) {
+        const char *slash = strrchr(inside.data, '/');
+        buf_add(&beside, inside.data, slash != NULL ? (size_t)(slash + 1 - inside.data) : 0);
+    }
+    buf_addc(&inside, '/');
+    buf_adds(&inside, name);
+    buf_adds(&beside, name);
+    bool is_taken = !inside.failed && !beside.failed && !path_is_temporary(name) &&
+                    (config_flow_takes(flow, inside.data) || config_flow_takes(flow, beside.data));
+    for (size_t i = 0; i < flow->exclude.count && is_taken; i++)
+        is_taken = !glob_match(flow->exclude.items[i], inside.data) && !glob_match(flow->exclude.items[i], beside.data);
+    buf_done(&inside);
+    buf_done(&beside);
+    return is_taken;
+}
+
 bool flow_is_constant(const struct config_flow *flow)
 {
     return template_is_constant(flow->table) &&
@@ -32,7 +59,11 @@ bool flow_is_constant(const struct config_flow *flow)
 static enum err_code legal_part(const struct config_flow *flow, bool is_space, const char *path, char *ret,
                                 char *ret_key, size_t size, struct err *err)
 {
-    const struct template_facts facts = {.path = path, .flow = flow->name, .host = "", .port = ""};
+    const struct template_facts facts = {
+        .path = path,
+        .flow = flow->name,
+        .host = flow->source != NULL && flow->source->host != NULL ? flow->source->host : "",
+        .port = flow->source != NULL && flow->source->port != NULL ? flow->source->port : ""};
     const char *tmpl = is_space ? flow->space : flow->table;
     struct buf name;
 

@@ -15,7 +15,7 @@ const char *const config_column_types[] = {"bigint",    "double",      "decimal"
                                            "timestamp", "timestamptz", "text",    NULL};
 
 /* Words of the specification whose parts are not built yet: refused like any unknown word, but said so. */
-const char *const config_later[] = {"archives", "archive_limits", "nested", "ftp-blob", NULL};
+const char *const config_later[] = {NULL};
 
 static const char *const header_words[] = {"first_row", NULL};
 static const char *const encoding_words[] = {"utf-8",      "utf-16", "windows-1250", "windows-1252", "iso-8859-1",
@@ -304,6 +304,32 @@ static const char *const success_words[] = {"keep", "delete", NULL};
 static const char *const failure_words[] = {"keep", NULL};
 static const char *const delete_words[] = {"ignore", "drop", "empty", NULL};
 
+static const char *const archives_words[] = {"keep", "extract", "both", NULL};
+
+static const struct option archive_limits_table[] = {
+    {.name = "size",
+     .type = OPT_SIZE,
+     .offset = offsetof(struct unpack_limits, size),
+     .default_text = "10GiB",
+     .min = 1,
+     .max = INT64_MAX,
+     .help = "Bytes of all its members together."},
+    {.name = "count",
+     .type = OPT_INT,
+     .offset = offsetof(struct unpack_limits, count),
+     .default_text = "100000",
+     .min = 1,
+     .max = INT64_C(100000000),
+     .help = "Members."},
+    {.name = "ratio",
+     .type = OPT_INT,
+     .offset = offsetof(struct unpack_limits, ratio),
+     .default_text = "200",
+     .min = 1,
+     .max = INT64_C(1000000),
+     .help = "Bytes that come out for each byte of the archive (the first MiB is free)."},
+    {.name = NULL}};
+
 static const struct option skip_table[] = {{.name = "skip",
                                             .type = OPT_INT,
                                             .offset = offsetof(struct config_flow, skip_bad_rows),
@@ -478,6 +504,25 @@ const struct option config_flow_table[] = {
      .help = "A changed file whose rows were appended: quarantine it, append what is new at its end, or append all "
              "of it again (`load: append` only). A changed file that is a blob: keep its old bytes as a snapshot "
              "(`version`), or not (`overwrite`)."},
+    {.name = "archives",
+     .type = OPT_ENUM,
+     .offset = FLOW(archives),
+     .default_text = "keep",
+     .choices = archives_words,
+     .help = "What becomes of zip, tar (also .gz, .xz, .zst) and 7z files, by name and content: `keep` loads them as "
+             "they are, `extract` loads what is in them, `both` does both (`format: raw`). A member is a file of the "
+             "flow, with the path `ARCHIVE//PATH IN IT`; its `{name}` is the path inside the archive."},
+    {.name = "nested",
+     .type = OPT_INT,
+     .offset = FLOW(nested),
+     .default_text = "3",
+     .max = 16,
+     .help = "How deep archives in archives are unpacked; 0: those in archives stay as they are."},
+    {.name = "archive_limits",
+     .type = OPT_GROUP,
+     .offset = FLOW(archive_limits),
+     .sub = archive_limits_table,
+     .help = "An archive with more is refused as a whole, and quarantined."},
     {.name = "after_success",
      .type = OPT_ENUM_OR,
      .offset = FLOW(after_success),

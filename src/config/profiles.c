@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-const char *const config_profiles[] = {"file2sql", "keboola", "titles", "events", NULL};
+const char *const config_profiles[] = {"file2sql", "keboola", "titles", "events", "ftp-blob", NULL};
 
 /* What the profile says beyond the defaults of its destination: option, value. */
 static const char *const file2sql_options[] = {"row_number",       "index",    "on_delete", "drop",
@@ -192,6 +192,7 @@ static const struct profile profiles[] = {
     {"keboola", "keboola", keboola_options, keboola_text, NULL},
     {"titles", "postgres", titles_options, titles_text, titles_files},
     {"events", NULL, events_options, events_text, NULL},
+    {"ftp-blob", "azure_blob", ftp_blob_options, ftp_blob_text, NULL},
 };
 
 const struct profile *profile_find(const char *name)

@@ -174,7 +174,7 @@ static void quick_flow(struct reader *r, struct config *c, const struct config_q
         reader_nomem(r);
         return;
     }
-    flow_defaults(r, &draft, &c->dests[0]);
+    flow_defaults(r, &draft, NULL, &c->dests[0]);
     const struct profile *profile = quick->profile != NULL ? profile_find(quick->profile) : NULL;
     draft.flow.source = &c->sources[0];
     draft.flow.dest = &c->dests[0];

@@ -69,7 +69,9 @@ enum err_code note_version(struct ledger_tx *tx, struct intake *in, const struct
         goto free_arena;
     char table[TABLE_NAME_MAX] = "", key[TABLE_NAME_MAX] = "", again[256];
     struct err name_err = {0};
-    if (flow_table_name(flow, path, table, key, sizeof table, &name_err) != ERR_NONE)
+    /* what is only unpacked goes to no table: its members do */
+    bool has_table = !flow_unpacks(flow, path) || flow->archives == ARCHIVES_BOTH;
+    if (!has_table || flow_table_name(flow, path, table, key, sizeof table, &name_err) != ERR_NONE)
         table[0] = key[0] = '\0'; /* the job says so when it is opened */
     struct ledger_row fresh = {.source = in->config->name,
                                .path = path,

@@ -15,9 +15,9 @@
 enum next { AGAIN, WAIT, OVER };
 
 typedef enum next step_fn(struct job *job);
-static step_fn enter_fetching, answer_fetching, enter_opening, answer_opening, enter_checking, answer_checking,
-    enter_loading, answer_loading, enter_recording, answer_recording, enter_finishing, answer_finishing, enter_closing,
-    answer_closing;
+static step_fn enter_fetching, answer_fetching, enter_opening, answer_opening, enter_unpacking, answer_unpacking,
+    enter_checking, answer_checking, enter_loading, answer_loading, enter_recording, answer_recording, enter_finishing,
+    answer_finishing, enter_closing, answer_closing;
 
 #define TO(s) (1u << JOB_##s)
 static const struct {
@@ -27,8 +27,10 @@ static const struct {
     unsigned may_go_to;
 } states[JOB_STATES] = {
     [JOB_FETCHING] = {"fetching", enter_fetching, answer_fetching, TO(OPENING) | TO(RECORDING)},
-    [JOB_OPENING] = {"opening", enter_opening, answer_opening, TO(CHECKING) | TO(LOADING) | TO(RECORDING)},
-    [JOB_CHECKING] = {"checking", enter_checking, answer_checking, TO(LOADING) | TO(RECORDING)},
+    [JOB_OPENING] = {"opening", enter_opening, answer_opening,
+                     TO(UNPACKING) | TO(CHECKING) | TO(LOADING) | TO(RECORDING)},
+    [JOB_UNPACKING] = {"unpacking", enter_unpacking, answer_unpacking, TO(LOADING) | TO(RECORDING)},
+    [JOB_CHECKING] = {"checking", enter_checking, answer_checking, TO(UNPACKING) | TO(LOADING) | TO(RECORDING)},
     [JOB_LOADING] = {"loading", enter_loading, answer_loading, TO(OPENING) | TO(RECORDING)},
     [JOB_RECORDING] = {"recording", enter_recording, answer_recording, TO(FINISHING)},
     [JOB_FINISHING] = {"finishing", enter_finishing, answer_finishing, TO(CLOSING)},
@@ -269,13 +271,51 @@ static enum next answer_opening(struct job *job)
         return goes_back(job);
     if (job->err.code != ERR_NONE)
         return fails_to_open(job);
-    if (job->rows == NULL && job->flow->format != FORMAT_RAW)
+    if (job->rows == NULL && job->flow->format != FORMAT_RAW && !job->is_archive)
         return ends(job, STATE_SKIPPED, "empty file: nothing to load");
     if (job->has_hash && (job->row.has_hash || job->row.was_loaded))
         return go(job, JOB_CHECKING);
     if (appends(job) && job->row.was_loaded)
         return go(job, JOB_CHECKING);
-    return go(job, JOB_LOADING);
+    return go(job, job->is_archive ? JOB_UNPACKING : JOB_LOADING);
+}
+
+/* ---- UNPACKING: what is in it becomes files of the flow; members.c ---- */
+
+static enum next unpacked(struct job *job, enum unpack_next next)
+{
+    switch (next) {
+    case UNPACK_WAITS:
+        return WAIT;
+    case UNPACK_FAILED:
+        unpack_free(job);
+        if (job->abandon)
+            return changed_meanwhile(job);
+        if (job->err.code == ERR_SYSTEM)
+            return retries(job, RETRY_SYSTEM);
+        return fails_to_open(job);
+    case UNPACK_DONE:
+        break;
+    }
+    unpack_free(job);
+    job->is_unpacked = true;
+    if (job->flow->archives == ARCHIVES_BOTH)
+        return job->abandon ? changed_meanwhile(job) : go(job, JOB_LOADING);
+    job->keeps_loaded = true;
+    char reason[sizeof job->reason];
+    memcpy(reason, job->reason, sizeof reason);
+    return ends(job, STATE_LOADED, "%s", reason);
+}
+
+static enum next enter_unpacking(struct job *job)
+{
+    atomic_store(&job->load.stop, false);
+    return unpacked(job, unpack_enter(job));
+}
+
+static enum next answer_unpacking(struct job *job)
+{
+    return unpacked(job, unpack_answer(job));
 }
 
 /* ---- CHECKING: has this content been loaded before? ---- */
@@ -328,6 +368,8 @@ static enum next answer_checking(struct job *job)
     bool own_table = !flow_is_constant(job->flow);
     bool same_as_last = job->has_hash && job->row.has_hash && job->row.was_loaded &&
                         memcmp(job->hash, job->row.hash, sizeof job->hash) == 0;
+    if (job->is_archive) /* what is in it is compared file by file; on_changed is for those */
+        return !reload && same_as_last ? is_duplicate(job) : go(job, JOB_UNPACKING);
     if (!reload && job->has_hash) {
         if (plan->mode == MODE_REPLACE ? (same_as_last && own_table) : job->is_repeat)
             return is_duplicate(job);
@@ -433,7 +475,7 @@ static enum next enter_loading(struct job *job)
     load->cuts = job->cut_count > 1 ? job->cuts : NULL;
     load->cut_count = job->cut_count;
     load->id = job->row.file;
-    if (job_is_spooled(job)) { /* what came, and the time that the server has for it (a listing may be coarser) */
+    if (job_is_spooled(job) && !job->is_drop) { /* what came, and the time that the server has for it (a listing may be coarser) */
         load->id.size = job->spooled.size;
         load->id.mtime_ns = job->spooled.mtime_ns;
     }

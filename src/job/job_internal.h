@@ -16,6 +16,7 @@
 #include "pipeline.h"
 #include "settle.h"
 #include "text.h"
+#include "unpack.h"
 #include "work.h"
 
 #include <limits.h>
@@ -243,7 +244,9 @@ struct job {
     /* OPENING, on the pool */
     struct work work;
     int fd;
-    struct unpack *unpack; /* it is an archive that is to be unpacked */
+    bool is_archive; /* to be unpacked */
+    bool is_unpacked;
+    struct unpack *unpack; /* UNPACKING */
     struct inspect_options inspect;
     struct refused_events refused; /* found by one load, left out by the next */
     struct shape *shape;
@@ -425,6 +428,14 @@ bool errand_start(struct job *job);            /* delete or move it over there; 
 void intake_answered(struct intake *in);
 void intake_failed(struct intake *in, const struct err *err); /* for a reason that is the source's */
 bool intake_is_down(const struct intake *in);
+
+/* members.c: the state UNPACKING */
+enum unpack_next { UNPACK_WAITS, UNPACK_DONE, UNPACK_FAILED };
+enum unpack_next unpack_enter(struct job *job);
+enum unpack_next unpack_answer(struct job *job); /* UNPACK_FAILED: job->err says why */
+void unpack_free(struct job *job);
+/* In a ledger transaction: the members of the archive PATH go with it. */
+enum err_code members_gone(struct ledger_tx *tx, struct intake *in, const char *path, struct err *err);
 
 /* schedule.c: sources that are asked for their files */
 enum err_code schedule_open(struct intake *in, struct err *err);

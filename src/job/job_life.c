@@ -64,6 +64,7 @@ void job_free(struct job *job)
     struct engine *e = job->engine;
     struct outlet *o = job->outlet;
     struct world *w = job->world;
+    unpack_free(job);
     rows_free(job->rows);
     rejects_drop(job->rejects);
     refused_events_done(&job->refused);
@@ -183,6 +184,10 @@ void job_say_end(struct job *job)
     text_format_size(job->receipt.bytes, size, sizeof size);
     switch (job->end) {
     case STATE_LOADED:
+        if (job->is_unpacked && job->flow->archives == ARCHIVES_EXTRACT) {
+            log_write(LOG_INFO, &about, "%s", job->reason);
+            break;
+        }
         if (job->flow->format == FORMAT_RAW)
             log_write(LOG_INFO, &about, "loaded %s into %s in %s", size, job->row.table, took);
         else

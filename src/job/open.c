@@ -186,7 +186,8 @@ static enum err_code check_claim(struct job *job)
     if (limit > 0 && job->row.file.size > limit)
         return err_set(&job->err, ERR_INPUT, false, "file has %llu bytes, limits.max_file_size is %llu",
                        (unsigned long long)job->row.file.size, (unsigned long long)limit);
-    if (job->row.table[0] == '\0') {
+    bool has_table = !flow_unpacks(job->flow, job->row.path) || job->flow->archives == ARCHIVES_BOTH;
+    if (job->row.table[0] == '\0' && has_table) {
         char table[TABLE_NAME_MAX], key[TABLE_NAME_MAX];
         return flow_table_name(job->flow, job->row.path, table, key, sizeof table, &job->err);
     }
@@ -233,13 +234,14 @@ void open_run(struct job *job, struct finish_memo *memo)
     if (job->fd < 0 || is_still_it(job, &job->err) != ERR_NONE)
         return;
     bool is_raw = job->flow->format == FORMAT_RAW;
-    if (is_raw || (job->row.file.size > 0 && job->want_hash)) {
+    job->is_archive = flow_unpacks(job->flow, job->row.path);
+    if (is_raw || job->is_archive || (job->row.file.size > 0 && job->want_hash)) {
         uint64_t size;
         if (inspect_hash(job->fd, &job->load.stop, job->hash, &size, &job->err) != ERR_NONE)
             return;
         job->has_hash = true;
     }
-    if (is_raw) {
+    if (is_raw || job->is_archive) {
         is_still_it(job, &job->err);
         return;
     }

@@ -129,7 +129,8 @@ static enum err_code keep_loaded(struct ledger_tx *tx, struct job *job, struct l
             ledger_header_put(tx, row->dest, row->table_key, json, err) != ERR_NONE)
             return err->code;
     }
-    if (row->id != 0 && job->flow->plan.mode == MODE_REPLACE && flow_is_constant(job->flow)) {
+    if (row->id != 0 && row->table_key[0] != '\0' && job->flow->plan.mode == MODE_REPLACE &&
+        flow_is_constant(job->flow)) {
         return newest_put(tx, row, job->row.file.mtime_ns, err);
     }
     return ERR_NONE;
@@ -361,7 +362,8 @@ enum err_code record_fn(struct ledger_tx *tx, void *arg, struct err *err)
         return err->code;
     if (is_end && put_receipt(tx, job, row, err) != ERR_NONE)
         return err->code;
-    job->asked_then = job->keeps_loaded && job->end == STATE_LOADED;
+    bool went_nowhere = job->is_unpacked && job->flow->archives == ARCHIVES_EXTRACT; /* its members go */
+    job->asked_then = job->keeps_loaded && job->end == STATE_LOADED && !went_nowhere;
     if (job->asked_then && pipes_want(tx, job->flow, err) != ERR_NONE)
         return err->code;
     /* In quarantine it stays: something may have been ordered, and chute retry must know. A driver that has nothing to

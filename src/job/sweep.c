@@ -92,6 +92,8 @@ static enum err_code mark_path(struct ledger_tx *tx, struct intake *in, const ch
         if (code == ERR_NONE && row != NULL)
             code = note_gone(tx, in->world->config, row, "", clock_wall_ms(), err);
     }
+    if (code == ERR_NONE && is_known)
+        code = members_gone(tx, in, path, err);
     arena_done(&arena);
     if (code != ERR_NONE || is_known)
         return code;

@@ -86,6 +86,7 @@ static const struct option option_table[] = {
     {.name = NULL}};
 
 static const char *const flow_defaults[] = {"include", "[\"**\"]", "format", "raw", "blob", "{path}", NULL};
+static const char *const remote_defaults[] = {"blob", "{host}_{port}/{path}", NULL};
 
 /* ---- options ---- */
 
@@ -425,6 +426,7 @@ const struct dest_ops dest_azure = {
     .from_url = azure_from_url,
     .check = azure_check,
     .flow_defaults = flow_defaults,
+    .remote_defaults = remote_defaults,
     .takes_bytes = true,
     .open = azure_open,
     .connect = azure_connect,

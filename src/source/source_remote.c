@@ -177,6 +177,12 @@ static enum err_code check_sftp(const void *options, struct err *err)
     return check(REMOTE_SFTP, options, err);
 }
 
+static unsigned port_of(enum remote_kind kind, const struct remote_options *o, const struct remote_url *url)
+{
+    static const unsigned ports[] = {21, 21, 22};
+    return url->port != 0 ? url->port : kind == REMOTE_FTPS && o->tls == 1 ? 990 : ports[kind];
+}
+
 /* ---- open ---- */
 
 static enum err_code check_protocol(const struct curl_lib *curl, const char *protocol, struct err *err)
@@ -196,7 +202,6 @@ static enum err_code open_kind(enum remote_kind kind, const void *options, const
                                struct err *err)
 {
     static const char *const schemes[][3] = {{"ftp", NULL}, {"ftps", "ftp", NULL}, {"sftp", NULL}};
-    static const unsigned ports[] = {21, 21, 22};
     const struct curl_lib *curl;
     if (curl_lib_load(&curl, err) != ERR_NONE || check_protocol(curl, schemes[kind][0], err) != ERR_NONE)
         return err->code;
@@ -218,7 +223,7 @@ static enum err_code open_kind(enum remote_kind kind, const void *options, const
         free(r);
         return err->code;
     }
-    r->port = r->url.port != 0 ? r->url.port : kind == REMOTE_FTPS && o->tls == 1 ? 990 : ports[kind];
+    r->port = port_of(kind, o, &r->url);
     bool is_ipv6 = strchr(r->url.host, ':') != NULL;
     snprintf(r->where, sizeof r->where, "%s://%s%s%s:%u", r->type, is_ipv6 ? "[" : "", r->url.host, is_ipv6 ? "]" : "",
              r->port);
@@ -289,11 +294,18 @@ static enum err_code run_errand(void *state, struct source_errand *errand, struc
     return remote_errand(state, errand, err);
 }
 
-static const char *host(void *state, unsigned *ret_port)
+static bool place(const void *options, char *ret_host, size_t size, unsigned *ret_port)
 {
-    struct remote *r = state;
-    *ret_port = r->port;
-    return r->url.host;
+    const struct remote_options *o = options;
+    struct remote_url url;
+    struct err err = {0};
+    static const char *const schemes[] = {"ftp", "ftps", "sftp", NULL};
+    if (remote_url_parse(o->url, schemes, &url, &err) != ERR_NONE)
+        return false;
+    bool is_sftp = strncmp(o->url, "sftp:", 5) == 0, is_implicit = strncmp(o->url, "ftps:", 5) == 0 && o->tls == 1;
+    snprintf(ret_host, size, "%s", url.host);
+    *ret_port = port_of(is_sftp ? REMOTE_SFTP : is_implicit ? REMOTE_FTPS : REMOTE_FTP, o, &url);
+    return true;
 }
 
 /* ---- close ---- */
@@ -358,7 +370,7 @@ static void close_source(void *state, void (*closed)(void *arg), void *arg)
         .type = scheme, .summary = what, .options = table, .options_size = sizeof(struct remote_options),              \
         .check = check_it, .open = open_it, .scan = scan, .scan_resume = scan_resume, .health = get_health,            \
         .probe = probe, .fetch = fetch, .abort_fetch = abort_fetch, .run_errand = run_errand, .hurry = hurry,          \
-        .host = host, .close = close_source,                                                                           \
+        .place = place, .close = close_source,                                                                         \
     }
 const struct source_ops source_ftp = SOURCE("ftp", "files on an FTP server", ftp_table, open_ftp, check_ftp);
 const struct source_ops source_ftps =
