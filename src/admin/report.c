@@ -168,6 +168,9 @@ static struct json_object *source_json(const struct engine_source_status *s)
     put_text(o, "problem", s->health.problem);
     put_number(o, "settling", s->settling);
     put_number(o, "pending_deletes", s->pending_deletes);
+    put_time(o, "last_run", s->last_run_ms);
+    put_time(o, "next_run", s->next_run_ms);
+    put_true(o, "running", s->is_running);
     return o;
 }
 

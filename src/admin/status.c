@@ -131,6 +131,12 @@ static void print_source(struct json_object *s, int width)
             printf(", %lld settling", (long long)json_number(s, "settling"));
         if (json_number(s, "overflows") > 0)
             printf(", %lld overflows", (long long)json_number(s, "overflows"));
+        if (json_true(s, "running"))
+            printf(", a run is on");
+        else if (json_text(s, "last_run")[0] != '\0')
+            printf(", last run at %s", json_text(s, "last_run"));
+        if (json_text(s, "next_run")[0] != '\0')
+            printf(", next run at %s", json_text(s, "next_run"));
     }
     putchar('\n');
     if (json_text(s, "problem")[0] != '\0')

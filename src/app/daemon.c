@@ -310,26 +310,50 @@ static enum err_code watch_signals(struct daemon *d, struct err *err)
 
 /* ---- run --once ---- */
 
-static void on_deadline(uv_timer_t *timer)
-{
-    struct daemon *d = timer->data;
-    log_warn("once: not done within the deadline; the rest keeps its state for the next run");
-    daemon_stop(d, EXIT_FAILED);
-}
-
 /* What could not be read may hold files that nobody has seen: "all is done" would be a guess. */
-static bool sources_were_read(struct daemon *d)
+static size_t unread_sources(struct daemon *d)
 {
     struct arena arena;
     struct engine_status status;
     struct err err = {0};
+    size_t count = 0;
     arena_init(&arena);
-    bool is_fine = engine_status(d->engine, &arena, &status, &err) == ERR_NONE;
-    for (size_t i = 0; is_fine && i < status.source_count; i++)
-        is_fine = status.sources[i].health.mode == NULL ||
-                  (status.sources[i].health.is_reachable && status.sources[i].health.problem[0] == '\0');
+    bool is_known = engine_status(d->engine, &arena, &status, &err) == ERR_NONE;
+    for (size_t i = 0; is_known && i < status.source_count; i++) {
+        const struct source_health *health = &status.sources[i].health;
+        count += health->mode != NULL && (!health->is_reachable || health->problem[0] != '\0');
+    }
     arena_done(&arena);
-    return is_fine;
+    return is_known ? count : 1;
+}
+
+/* How the files of this run ended, for cron's mail. */
+static void tell_summary(const struct daemon *d, size_t unread)
+{
+    static const struct {
+        enum file_state state;
+        const char *word;
+    } ends[] = {{STATE_LOADED, "loaded"}, {STATE_SKIPPED, "skipped"}, {STATE_QUARANTINED, "quarantined"}};
+    uint64_t totals[FILE_STATES];
+    char text[200] = "", *at = text;
+    if (d->options.quiet)
+        return;
+    engine_totals(d->engine, totals);
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        at += snprintf(at, (size_t)(text + sizeof text - at), "%s%llu %s", i > 0 ? ", " : "",
+                       (unsigned long long)totals[ends[i].state], ends[i].word);
+    if (unread > 0)
+        snprintf(at, (size_t)(text + sizeof text - at), "; %zu source%s could not be read whole", unread,
+                 unread > 1 ? "s" : "");
+    log_info("once: %s", text);
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct daemon *d = timer->data;
+    tell_summary(d, unread_sources(d));
+    log_warn("once: not done within the deadline; the rest keeps its state for the next run");
+    daemon_stop(d, EXIT_FAILED);
 }
 
 static void on_idle(void *arg)
@@ -338,7 +362,9 @@ static void on_idle(void *arg)
     uint64_t totals[FILE_STATES];
     engine_totals(d->engine, totals);
     /* what was tried in vain has been loaded since, else this would not be idle */
-    bool is_fine = totals[STATE_QUARANTINED] == 0 && engine_failed_pipelines(d->engine) == 0 && sources_were_read(d);
+    size_t unread = unread_sources(d);
+    bool is_fine = totals[STATE_QUARANTINED] == 0 && engine_failed_pipelines(d->engine) == 0 && unread == 0;
+    tell_summary(d, unread);
     daemon_stop(d, is_fine ? EXIT_FINE : EXIT_FAILED);
 }
 

@@ -111,7 +111,6 @@ extern const struct option config_dest_table[];     /* what every destination ha
 extern const struct option config_flow_table[];     /* struct flow_draft */
 extern const struct option config_pipeline_table[]; /* struct pipeline_draft */
 extern const char *const config_column_types[];
-extern const char *const config_later[]; /* words that belong to later versions */
 
 /* A flow's defaults: the table's, then the destination's. */
 void flow_defaults(struct reader *r, struct flow_draft *draft, const struct config_source *source,

@@ -15,7 +15,6 @@ const char *const config_column_types[] = {"bigint",    "double",      "decimal"
                                            "timestamp", "timestamptz", "text",    NULL};
 
 /* Words of the specification whose parts are not built yet: refused like any unknown word, but said so. */
-const char *const config_later[] = {NULL};
 
 static const char *const header_words[] = {"first_row", NULL};
 static const char *const encoding_words[] = {"utf-8",      "utf-16", "windows-1250", "windows-1252", "iso-8859-1",

@@ -76,9 +76,6 @@ char *reader_printf(struct reader *r, const char *fmt, ...)
 
 const char *hint_nearest(struct reader *r, const char *word, const char *const *choices)
 {
-    for (size_t i = 0; config_later[i] != NULL; i++)
-        if (strcmp(word, config_later[i]) == 0)
-            return "; this version of chute does not have it";
     const char *nearest = text_nearest(word, choices);
     if (nearest == NULL)
         return "";

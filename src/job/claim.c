@@ -233,8 +233,9 @@ static enum err_code prepare(struct ledger_tx *tx, struct claim *c, struct ledge
             return err->code;
         if (owner != NULL) {
             const char *reason =
-                arena_printf(&c->arena, OWNED_PREFIX "%s: both %s and %s would replace %s; rename one of them", owner,
-                             owner, row->path, row->table);
+                arena_printf(&c->arena, "%s%s: both %s and %s would replace %s; rename one of them%s",
+                             flow->format == FORMAT_RAW ? OWNED_BLOB_PREFIX : OWNED_PREFIX, owner, owner, row->path,
+                             row->table, flow->format == FORMAT_RAW ? ", or put {path} into `blob`" : "");
             return reason == NULL ? err_nomem(err) : end_row(tx, row, STATE_QUARANTINED, reason, flow, err);
         }
     } else if (flow->plan.mode == MODE_REPLACE && flow_is_constant(flow)) {

@@ -19,6 +19,9 @@ static void status_sources(const struct world *w, struct engine_status *s)
         out->type = in->config->ops->type;
         out->evidence = "close";
         out->pending_deletes = in->held_deletes;
+        out->last_run_ms = in->schedule.last_ms;
+        out->next_run_ms = in->schedule.next_ms;
+        out->is_running = in->schedule.is_running;
         if (in->state == NULL)
             continue;
         struct settle_health settle;

@@ -475,7 +475,8 @@ static enum next enter_loading(struct job *job)
     load->cuts = job->cut_count > 1 ? job->cuts : NULL;
     load->cut_count = job->cut_count;
     load->id = job->row.file;
-    if (job_is_spooled(job) && !job->is_drop) { /* what came, and the time that the server has for it (a listing may be coarser) */
+    if (job_is_spooled(job) &&
+        !job->is_drop) { /* what came, and the time that the server has for it (a listing may be coarser) */
         load->id.size = job->spooled.size;
         load->id.mtime_ns = job->spooled.mtime_ns;
     }

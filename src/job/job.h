@@ -40,7 +40,9 @@ struct engine_source_status {
     struct source_health health;
     const char *evidence; /* of settle: "close", "writers", "age" */
     uint64_t settling;
-    uint64_t pending_deletes; /* held, wait for `chute retry --deletes` */
+    uint64_t pending_deletes;         /* held, wait for `chute retry --deletes` */
+    int64_t last_run_ms, next_run_ms; /* of one that is asked for its files; wall clock, 0: none */
+    bool is_running;                  /* and it is being asked now */
 };
 struct engine_dest_status {
     const char *name, *type;

@@ -75,7 +75,9 @@ struct schedule {
     int64_t last_ms; /* wall: when the last run began; 0: never */
     int64_t next_ms; /* wall: when the next one is due; 0: none is planned */
     bool is_running; /* listing, or its files are still on their way */
-    bool is_due;     /* it came due while one was running: that one is followed by another at once */
+    bool is_asking;  /* the ledger, whether the run is over */
+    uint64_t waiting;
+    bool is_due; /* it came due while one was running: that one is followed by another at once */
 };
 
 /* A server whose clock changed: all its files have other times, and are the same. clock_change.c. */
@@ -393,7 +395,9 @@ enum err_code note_gone(struct ledger_tx *tx, const struct config *config, struc
 enum err_code release_owner(struct ledger_tx *tx, const struct ledger_row *owner, struct err *err);
 bool is_unended(enum file_state s);
 const struct config_flow *config_flow_named(const struct config *config, const char *name);
+/* Of a row whose table, or blob, is another file's. */
 #define OWNED_PREFIX "table already belongs to "
+#define OWNED_BLOB_PREFIX "blob already belongs to "
 #define RENAMED_PREFIX "renamed to " /* row in gone: its table goes when that path is loaded */
 #define CARRIED_PREFIX                                                                                                 \
     "renamed from " /* row with drop_pending that is not gone: the destination's receipt is to be carried along */

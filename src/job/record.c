@@ -57,7 +57,8 @@ struct release {
 static bool release_row(void *arg, const struct ledger_row *row)
 {
     struct release *r = arg;
-    if (strncmp(row->reason, OWNED_PREFIX, strlen(OWNED_PREFIX)) != 0)
+    if (strncmp(row->reason, OWNED_PREFIX, strlen(OWNED_PREFIX)) != 0 &&
+        strncmp(row->reason, OWNED_BLOB_PREFIX, strlen(OWNED_BLOB_PREFIX)) != 0)
         return true;
     struct ledger_row next = *row;
     char key[33], reason[256];

@@ -144,15 +144,44 @@ static bool has_jobs(const struct intake *in)
     return false;
 }
 
+/* Files that are noted and not claimed yet belong to the run as well; those that failed and wait do not. */
+static enum err_code count_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    struct intake *in = arg;
+    const struct ledger_query q = {.source = in->config->name,
+                                   .states = STATE_BIT(STATE_QUEUED) | STATE_BIT(STATE_LOADING),
+                                   .due_by_ms = clock_wall_ms()};
+    in->schedule.waiting = 0;
+    return ledger_count(tx, &q, &in->schedule.waiting, err);
+}
+
+static void on_counted(void *arg, const struct err *err)
+{
+    struct intake *in = arg;
+    struct schedule *s = &in->schedule;
+    struct world *w = in->world;
+    s->is_asking = false;
+    if (err == NULL && s->waiting == 0 && s->is_running && !w->is_stopping && intake_is_quiet(in) && !has_jobs(in)) {
+        s->is_running = false;
+        if (s->is_due)
+            begin(in);
+        arm(in);
+    }
+    world_release(w);
+}
+
 void schedule_check(struct intake *in)
 {
     struct schedule *s = &in->schedule;
-    if (!s->is_running || in->world->is_stopping || !intake_is_quiet(in) || has_jobs(in))
+    struct err err = {0};
+    if (!s->is_running || s->is_asking || in->world->is_stopping || !intake_is_quiet(in) || has_jobs(in))
         return;
-    s->is_running = false;
-    if (s->is_due)
-        begin(in);
-    arm(in);
+    world_hold(in->world);
+    s->is_asking = true;
+    if (ledger_run_repeatable(in->world->engine->ledger, count_fn, on_counted, in, &err) != ERR_NONE) {
+        s->is_asking = false;
+        world_release(in->world);
+    }
 }
 
 void schedule_stop(struct intake *in)

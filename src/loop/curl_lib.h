@@ -29,6 +29,7 @@
     X(multi_add_handle)                                                                                                \
     X(multi_remove_handle)                                                                                             \
     X(multi_socket_action)                                                                                             \
+    X(multi_socket_all)                                                                                                \
     X(multi_info_read)                                                                                                 \
     X(multi_strerror)                                                                                                  \
     X(multi_cleanup)                                                                                                   \
@@ -40,11 +41,14 @@
     X(url_strerror)                                                                                                    \
     X(url_cleanup)
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* multi_socket_all; curl_loop_poke() says why */
 struct curl_lib {
 #define CURL_LIB_MEMBER(name) __typeof__(curl_##name) *name;
     CURL_LIB_FUNCTIONS(CURL_LIB_MEMBER)
 #undef CURL_LIB_MEMBER
 };
+#pragma GCC diagnostic pop
 
 /*
  * *RET is filled for good: the library is initialised and never unloaded (its threads and exit handlers could outlive

@@ -57,15 +57,17 @@ void curl_loop_drive(struct curl_loop *c)
         drive(c, CURL_SOCKET_TIMEOUT, 0);
 }
 
+/*
+ * "Deprecated", and yet the only call that also looks at transfers of which curl watches no socket at all; and FTP's
+ * second connection is such a one.
+ */
 void curl_loop_poke(struct curl_loop *c)
 {
-    curl_socket_t fds[64]; /* curl may change the list; those beyond are looked at the next time */
-    size_t count = 0;
-    for (const struct watched *w = c->sockets; w != NULL && count < sizeof fds / sizeof fds[0]; w = w->next)
-        if (w->easy != NULL)
-            fds[count++] = w->fd;
-    for (size_t i = 0; i < count && !c->is_closing; i++)
-        drive(c, fds[i], 0);
+    int running;
+    if (c->is_closing)
+        return;
+    c->curl->multi_socket_all(c->multi, &running);
+    read_results(c);
 }
 
 static void on_socket(uv_poll_t *poll, int status, int events)

@@ -304,8 +304,9 @@ enum err_code call_quote(struct call *call, struct err *err, const char *fmt, ..
 }
 
 /*
- * libcurl 7.88 watches only one of the two connections of FTP over TLS while the second one is being made: an answer on
- * the first is then seen at the next timeout, 30 s later. So it is asked to look, while a call is under way.
+ * libcurl 7.88 does not watch the second connection of FTP while that is being made, nor, over TLS, the first one
+ * meanwhile: what comes of it is seen at the next timeout, 30 s later. So it is asked to look, while a call is under
+ * way.
  */
 static void on_poke(uv_timer_t *timer)
 {
@@ -327,7 +328,7 @@ enum err_code call_begin(struct call *call, struct err *err)
         return err_nomem(err);
     call->is_added = true;
     DL_APPEND(r->calls, call);
-    if (r->kind == REMOTE_FTPS)
+    if (r->kind != REMOTE_SFTP)
         uv_timer_start(&r->poke, on_poke, POKE_MS, POKE_MS);
     remote_kick(r);
     return ERR_NONE;

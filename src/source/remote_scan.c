@@ -261,7 +261,6 @@ static void finish(struct scan *s)
         r->health.is_reachable = true;
     r->health.folders = s->folders;
     r->health.scans++;
-    r->health.is_ready = true;
     remote_scan_free(r);
     r->sink.on_health(r->sink.arg);
     r->sink.on_scan_done(r->sink.arg, &result);

@@ -227,7 +227,8 @@ static enum err_code open_kind(enum remote_kind kind, const void *options, const
     bool is_ipv6 = strchr(r->url.host, ':') != NULL;
     snprintf(r->where, sizeof r->where, "%s://%s%s%s:%u", r->type, is_ipv6 ? "[" : "", r->url.host, is_ipv6 ? "]" : "",
              r->port);
-    r->health = (struct source_health){.mode = "asked", .reason = "", .evidence = "age", .is_reachable = true};
+    r->health = (struct source_health){
+        .mode = "asked", .reason = "", .evidence = "age", .is_reachable = true, .is_ready = true};
     const struct curl_loop_user user = {.arg = r, .done = remote_easy_done, .broken = remote_easy_broken};
     /* one for the scan, one for questions, one for errands */
     if (curl_loop_open(loop, curl, &user, r->jobs + 3, &r->multi, err) != ERR_NONE) {
