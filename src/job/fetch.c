@@ -151,6 +151,9 @@ enum fetch_next fetch_answer(struct job *job)
             job_hop(job, finish_part_run);
             return FETCH_WAITS;
         }
+        if (job->err.code == ERR_SYSTEM && job->fd >= 0 && ftruncate(job->fd, 0) != 0) {
+            /* the spool is full: what came gives its room back to the ledger, which may be on the same disk */
+        }
         return job->fetch.is_gone ? look_for(job) : FETCH_FAILED;
     case FETCH_LOOKING_FOR:
         job->is_missing = job->probe.answer == PROBE_GONE;

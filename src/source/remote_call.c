@@ -18,6 +18,7 @@
 #include <utlist.h>
 
 #define POKE_MS 10
+#define LOOK_MS 500
 
 void remote_kick(struct remote *r)
 {
@@ -179,7 +180,11 @@ static size_t on_bytes(char *bytes, size_t size, size_t count, void *arg)
     struct call *call = arg;
     if (call->is_aborted || call->err.code != ERR_NONE)
         return 0;
-    return call->ops->bytes != NULL ? call->ops->bytes(call, bytes, size * count) : size * count;
+    call->active_ms = uv_now(call->remote->loop);
+    call->has_bytes = true;
+    size_t taken = call->ops->bytes != NULL ? call->ops->bytes(call, bytes, size * count) : size * count;
+    call->is_paused = taken == CURL_WRITEFUNC_PAUSE;
+    return taken;
 }
 
 static enum err_code refused(struct err *err, const char *what)
@@ -247,8 +252,6 @@ static enum err_code set_all(struct call *call, const char *url, struct err *err
     SET(CURLOPT_WRITEFUNCTION, on_bytes);
     SET(CURLOPT_WRITEDATA, call);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)o->connect_timeout_ms);
-    SET(CURLOPT_LOW_SPEED_LIMIT, 1L);
-    SET(CURLOPT_LOW_SPEED_TIME, (long)((o->stall_timeout_ms + 999) / 1000));
     SET(CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)((o->stall_timeout_ms + 999) / 1000));
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_PROXY, o->proxy != NULL ? o->proxy : ""); /* "": not that of the environment */
@@ -303,17 +306,37 @@ enum err_code call_quote(struct call *call, struct err *err, const char *fmt, ..
     return ERR_NONE;
 }
 
+/* No byte for too long? curl's own check looks at the mean of the last seconds, and forgives a connection that died. */
+static void end_stalled(struct remote *r)
+{
+    uint64_t now = uv_now(r->loop);
+    struct call *call;
+    DL_FOREACH(r->calls, call) {
+        /* until the first byte it connects and logs in, which has a limit of its own */
+        uint64_t limit = r->options->stall_timeout_ms + (call->has_bytes ? 0 : r->options->connect_timeout_ms);
+        if (call->is_paused)
+            call->active_ms = now; /* it is us who do not want any */
+        if (call->err.code != ERR_NONE || now - call->active_ms < limit)
+            continue;
+        err_set(&call->err, ERR_REMOTE, true, "%s: timed out: no byte came for %llu ms", r->where,
+                (unsigned long long)(now - call->active_ms));
+        remote_kick(r);
+    }
+}
+
 /*
- * libcurl 7.88 does not watch the second connection of FTP while that is being made, nor, over TLS, the first one
- * meanwhile: what comes of it is seen at the next timeout, 30 s later. So it is asked to look, while a call is under
- * way.
+ * While a call is under way. libcurl 7.88 does not watch the second connection of FTP while that is being made, nor,
+ * over TLS, the first one meanwhile: what comes of it is seen at the next timeout, 30 s later. So it is asked to look.
  */
-static void on_poke(uv_timer_t *timer)
+static void on_tick(uv_timer_t *timer)
 {
     struct remote *r = timer->data;
-    if (r->calls == NULL)
+    if (r->calls == NULL) {
         uv_timer_stop(timer);
-    else if (r->multi != NULL)
+        return;
+    }
+    end_stalled(r);
+    if (r->multi != NULL && r->kind != REMOTE_SFTP)
         curl_loop_poke(r->multi);
 }
 
@@ -328,8 +351,11 @@ enum err_code call_begin(struct call *call, struct err *err)
         return err_nomem(err);
     call->is_added = true;
     DL_APPEND(r->calls, call);
-    if (r->kind != REMOTE_SFTP)
-        uv_timer_start(&r->poke, on_poke, POKE_MS, POKE_MS);
+    call->active_ms = uv_now(r->loop);
+    if (!uv_is_active((uv_handle_t *)&r->tick)) {
+        uint64_t tick_ms = r->kind == REMOTE_SFTP ? LOOK_MS : POKE_MS;
+        uv_timer_start(&r->tick, on_tick, tick_ms, tick_ms);
+    }
     remote_kick(r);
     return ERR_NONE;
 }
@@ -403,7 +429,7 @@ void remote_on_kick(uv_idle_t *idle)
             continue;
         }
         if (call->is_resuming) {
-            call->is_resuming = false;
+            call->is_resuming = call->is_paused = false;
             r->curl->easy_pause(call->easy, CURLPAUSE_CONT);
         }
     }

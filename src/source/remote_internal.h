@@ -48,8 +48,10 @@ struct call {
     CURL *easy;
     struct curl_slist *quote;
     bool is_added, is_ended;
-    bool is_aborted;  /* ERR_STOPPED */
-    bool is_resuming; /* to be unpaused on the next turn */
+    bool is_aborted; /* ERR_STOPPED */
+    bool is_paused, has_bytes;
+    uint64_t active_ms; /* loop time: when the last byte came */
+    bool is_resuming;   /* to be unpaused on the next turn */
     CURLcode result;
     long response;  /* the server's last number (FTP); 0: none */
     struct err err; /* ours: set first, wins over what curl says */
@@ -73,7 +75,7 @@ struct remote {
     void *wants_arg;
     struct curl_loop *multi;
     uv_idle_t kick; /* something is to be done on the next turn */
-    uv_timer_t pace, poke;
+    uv_timer_t pace, tick;
     unsigned handles;
     struct call *calls;
     bool has_no_mlsd; /* it answered that it does not know it */

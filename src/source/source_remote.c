@@ -237,8 +237,8 @@ static enum err_code open_kind(enum remote_kind kind, const void *options, const
     }
     uv_idle_init(loop, &r->kick);
     uv_timer_init(loop, &r->pace);
-    uv_timer_init(loop, &r->poke);
-    r->kick.data = r->pace.data = r->poke.data = r;
+    uv_timer_init(loop, &r->tick);
+    r->kick.data = r->pace.data = r->tick.data = r;
     r->handles = 4; /* with the multi */
     *ret_state = r;
     return ERR_NONE;
@@ -354,7 +354,7 @@ void remote_maybe_closed(struct remote *r)
     curl_loop_close(multi, count_closed, r);
     uv_close((uv_handle_t *)&r->kick, on_handle_closed);
     uv_close((uv_handle_t *)&r->pace, on_handle_closed);
-    uv_close((uv_handle_t *)&r->poke, on_handle_closed);
+    uv_close((uv_handle_t *)&r->tick, on_handle_closed);
 }
 
 static void close_source(void *state, void (*closed)(void *arg), void *arg)

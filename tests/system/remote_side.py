@@ -1,10 +1,10 @@
 """What the tests of remote sources share: a chute that fetches from a server, into SQLite or into a container."""
 import hashlib
 import shutil
-import stat
 import subprocess
 from pathlib import Path
 
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from chute import tool
 
@@ -61,7 +61,10 @@ class Fetcher:
         return new
 
     def names(self):
-        return sorted(b.name for b in self.client.list_blobs())
+        try:
+            return sorted(b.name for b in self.client.list_blobs())
+        except ResourceNotFoundError:  # the container is not made yet
+            return []
 
     def read(self, name, snapshot=None):
         return self.client.get_blob_client(name, snapshot=snapshot).download_blob().readall()
@@ -83,10 +86,6 @@ class Fetcher:
         code = self.chute.once(prefix=[tool("strace"), "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + names,
                                        "-e", "inject=%s:signal=SIGKILL:when=%d" % (names, when)], expect=None)
         return code != 0
-
-
-def is_socket(path):
-    return stat.S_ISSOCK(path.stat().st_mode)
 
 
 def agent(folder, key):
