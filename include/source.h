@@ -77,7 +77,7 @@ struct source_errand {
     const char *to; /* in: folder below the root (made if missing) to move it to, under its own name; NULL: delete it */
     struct err err; /* out. What is not there any more is no error (is_gone) */
     bool is_gone;
-    char moved_to[512];                             /* out: where it is now, below the root */
+    char moved_to[1024];                            /* out: where it is now, below the root */
     void (*finished)(struct source_errand *errand); /* on the loop thread, once, on a later turn */
     void *owner;
     struct source_errand *next; /* the source's while it owns it */

@@ -44,6 +44,7 @@ def csv(server, name, rows):
     put(Path(server.root), name, ("a,b\n" + "".join("%d,x\n" % r for r in rows)).encode())
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("command", ["USER", "PASS", "PWD", "CWD", "EPSV", "TYPE", "MLSD", "MDTM", "SIZE", "RETR"])
 def test_the_connection_is_cut_at_every_command(chute, scripted, command, times):
@@ -58,6 +59,7 @@ def test_the_connection_is_cut_at_every_command(chute, scripted, command, times)
     assert len(chute.receipts_of("in/a.csv", "loaded")) == 1
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("is_silent", [False, True], ids=["told", "silent"])
 def test_half_a_listing_deletes_and_loads_nothing_wrong(chute, scripted, is_silent):
     for i in range(6):
@@ -179,6 +181,7 @@ def test_a_marker_is_waited_for(chute, scripted):
     assert chute.tables() == {"b"}
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("make", [Vsftpd, Proftpd, OpenSSH], ids=["vsftpd", "proftpd", "openssh"])
 @pytest.mark.parametrize("action", ["delete", {"move": "done/old"}], ids=["delete", "move"])
 def test_after_success_acts_on_the_server(chute, make, action):
@@ -264,9 +267,10 @@ def test_killed_at_every_step(chute, names, azurite, container):
 def test_azurite_restarts_in_the_middle(chute, container):
     with Azurite() as own, Proftpd() as server:
         data = put(server.root, "big.bin", os.urandom(20 << 20))
-        f = Fetcher(chute, server, own, container).configure(flow=FLOW, top={"limits": {"jobs": 2, "upload_rate": "5MiB"}})
+        f = Fetcher(chute, server, own, container).configure(flow=FLOW, top={"limits": {"jobs": 2, "upload_rate": "2MiB"}})
         chute.start()
-        wait_until(lambda: f.uncommitted() or "big.bin" in "".join(f.names()), "the first blocks")
+        wait_until(lambda: chute.state_of("big.bin") == "loading", "the upload")
+        wait_until(lambda: (chute.state / "spool").exists() and [n for n in f.spool if n.endswith(".whole")], "the file here")
         port = int(own.url.rsplit(":", 1)[1])
         own.process.kill()
         own.process.wait()
@@ -288,6 +292,7 @@ def test_two_flows_and_another_destination_from_one_server(chute):
         assert chute.rows("one_a") == chute.rows("two_a") == [(1, "x")]
 
 
+@pytest.mark.core
 def test_a_change_of_an_archive_takes_out_what_changed(chute):
     with Proftpd() as server:
         def pack(**members):

@@ -37,6 +37,7 @@ def place(server):
     return "127.0.0.1_%d/" % server.port
 
 
+@pytest.mark.core
 def test_01_02_03_a_file_arrives_verified_is_not_fetched_again_and_keeps_its_old_bytes(lake):
     with Proftpd() as server:
         (server.root / "plain.txt").write_text("plain\n")
@@ -107,6 +108,7 @@ def test_05_two_files_of_one_blob_are_told_and_paths_keep_them_apart(lake, make_
         assert [(n, other.read(n)) for n in other.names()] == [(place(server) + "a/same.csv", b"a\n"), (place(server) + "b/same.csv", b"b\n")]
 
 
+@pytest.mark.core
 def test_06_with_both_the_archive_arrives_too(lake):
     with Proftpd() as server:
         with zipfile.ZipFile(server.root / "x.zip", "w") as archive:
@@ -138,6 +140,7 @@ def test_08_a_path_that_does_not_exist_is_one_error(lake, make):
         assert "once: 1 loaded, 0 skipped, 0 quarantined; 1 source could not be read whole" in f.chute.log_text()
 
 
+@pytest.mark.core
 def test_09_a_transfer_cut_twice_goes_on_where_it_stopped(chute, azurite, container, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
@@ -182,6 +185,7 @@ def test_10_the_service_is_down_and_comes_back(lake):
         assert f.chute.stop() == 0
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("make", [lambda: Proftpd(tls="explicit"), lambda: Proftpd(tls="implicit"), lambda: Proftpd(sftp=True), OpenSSH],
                          ids=["ftps-explicit", "ftps-implicit", "sftp-password", "sftp-key"])
 def test_11_every_way_in(lake, make):
@@ -209,6 +213,7 @@ def test_11_a_key_from_an_agent(lake, tmp_path):
             process.wait()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("is_changed", [False, True], ids=["unknown", "changed"])
 def test_11_an_unknown_or_changed_host_key_is_refused(lake, is_changed):
     with OpenSSH() as server:
