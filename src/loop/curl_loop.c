@@ -237,6 +237,14 @@ void curl_loop_remove(struct curl_loop *c, CURL *easy)
             w->easy = NULL;
 }
 
+curl_socket_t curl_loop_socket(const struct curl_loop *c, const CURL *easy)
+{
+    for (const struct watched *w = c->sockets; w != NULL; w = w->next)
+        if (w->easy == easy)
+            return w->fd;
+    return CURL_SOCKET_BAD;
+}
+
 static void on_timer_closed(uv_handle_t *handle)
 {
     count_closed(handle->data);

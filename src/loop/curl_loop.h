@@ -32,8 +32,10 @@ enum err_code curl_loop_open(uv_loop_t *loop, const struct curl_lib *curl, const
                              unsigned max_connections, struct curl_loop **ret, struct err *err);
 CURLMcode curl_loop_add(struct curl_loop *c, CURL *easy);
 void curl_loop_remove(struct curl_loop *c, CURL *easy); /* before it is done */
-void curl_loop_drive(struct curl_loop *c);              /* what is new begins now, not after curl's timer */
-void curl_loop_poke(struct curl_loop *c);               /* curl looks at all of its transfers itself */
+/* The socket that EASY asked to be watched last, as far as curl told; -1: none. */
+curl_socket_t curl_loop_socket(const struct curl_loop *c, const CURL *easy);
+void curl_loop_drive(struct curl_loop *c); /* what is new begins now, not after curl's timer */
+void curl_loop_poke(struct curl_loop *c);  /* curl looks at all of its transfers itself */
 /* All easy handles are removed. CLOSED comes once, later. */
 void curl_loop_close(struct curl_loop *c, void (*closed)(void *arg), void *arg);
 

@@ -1,9 +1,8 @@
 /*
- * http.c -- curl's sockets and timers on libuv.
+ * http.c -- requests over curl_loop.h.
  *
- * Three rules keep the two libraries apart. curl is never entered from inside one of its callbacks: what our users ask
- * for there (start, cancel, resume, close) is noted and done by on_kick() on the next turn. done() is called only from
- * the loop's callbacks. And the memory of a libuv handle is freed in its close callback, nowhere else.
+ * curl is never entered from inside one of its callbacks: what our users ask for there (start, cancel, resume, close)
+ * is noted and done by on_kick() on the next turn. done() is called only from the loop's callbacks.
  */
 #include "http_internal.h"
 
@@ -59,21 +58,6 @@ enum err_code http_fail_later(struct http_transfer *t, enum err_code code, bool 
     return code;
 }
 
-/* From now on T is the one that W works for (NULL: none). */
-static void use_socket(struct http_transfer *t, struct watched *w)
-{
-    if (t->socket == w)
-        return;
-    if (t->socket != NULL)
-        t->socket->user = NULL;
-    t->socket = w;
-    if (w == NULL)
-        return;
-    if (w->user != NULL)
-        w->user->socket = NULL;
-    w->user = t;
-}
-
 static void end(struct http_transfer *t, CURLcode result)
 {
     struct http *h = t->http;
@@ -81,9 +65,8 @@ static void end(struct http_transfer *t, CURLcode result)
     DL_DELETE(h->transfers, t);
     if (t->is_todo)
         DL_DELETE2(h->todo, t, todo_prev, todo_next);
-    use_socket(t, NULL);
     if (t->is_added) {
-        h->curl->multi_remove_handle(h->multi, t->easy);
+        curl_loop_remove(h->multi, t->easy);
         t->is_added = false;
     }
     if (h->transfers == NULL) { /* nothing of ours wakes the loop any more */
@@ -95,130 +78,42 @@ static void end(struct http_transfer *t, CURLcode result)
     http_transfer_end(t, result);
 }
 
-/* All that curl has finished. Read dry after every call into curl: nothing reminds us of what is left. */
-static void read_results(struct http *h)
+/* ---- what curl says -------------------------------------------------------------------------------------------- */
+
+static struct http_transfer *transfer_of(struct http *h, CURL *easy)
 {
-    int left;
-    for (CURLMsg *message; (message = h->curl->multi_info_read(h->multi, &left)) != NULL;) {
-        struct http_transfer *t = NULL;
-        if (message->msg != CURLMSG_DONE)
-            continue;
-        CURLcode result = message->data.result; /* removing the handle frees the message */
-        h->curl->easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&t);
-        end(t, result);
-    }
-}
-
-static void drive(struct http *h, curl_socket_t fd, int events)
-{
-    int running; /* curl writes there without asking */
-    CURLMcode failed = h->curl->multi_socket_action(h->multi, fd, events, &running);
-    struct http_transfer *t;
-    if (failed != CURLM_OK) /* out of memory, or a bug: nothing would move any more */
-        DL_FOREACH(h->transfers, t)
-            http_fail_later(t, ERR_SYSTEM, true, "%s", h->curl->multi_strerror(failed));
-    read_results(h);
-}
-
-/* ---- sockets --------------------------------------------------------------------------------------------------- */
-
-static void on_socket(uv_poll_t *poll, int status, int events)
-{
-    struct watched *w = poll->data;
-    struct http *h = w->http;
-    int bits = 0;
-    if ((events & UV_READABLE) != 0)
-        bits |= CURL_CSELECT_IN;
-    if (w->user != NULL && events != 0) /* curl tells us of headers by the line, which may take long */
-        http_transfer_note_activity(w->user);
-    if ((events & UV_WRITABLE) != 0)
-        bits |= CURL_CSELECT_OUT;
-    if (status < 0) {
-        /* An error is pending on the socket (UV_EBADF), and libuv has stopped watching it. "Readable" as well, so that
-         * curl takes an answer that came before the connection broke; it would give up on an error alone. Watched
-         * again before curl hears of it: should it want to go on, it would not tell us. */
-        bits = CURL_CSELECT_ERR | CURL_CSELECT_IN;
-        uv_poll_start(poll, w->events, on_socket);
-    }
-    drive(h, w->fd, bits);
-}
-
-static void count_closed(struct http *h);
-
-static void on_socket_closed(uv_handle_t *handle)
-{
-    struct watched *w = handle->data;
-    struct http *h = w->http;
-    free(w);
-    count_closed(h);
-}
-
-static struct watched *watch_socket(struct http *h, curl_socket_t fd)
-{
-    struct watched *w = calloc(1, sizeof *w);
-    if (w == NULL)
-        return NULL;
-    if (uv_poll_init_socket(h->loop, &w->poll, fd) != 0) {
-        free(w);
-        return NULL;
-    }
-    w->poll.data = w;
-    w->http = h;
-    w->fd = fd;
-    h->handles++;
-    h->curl->multi_assign(h->multi, fd, w);
-    return w;
-}
-
-/* CURLMOPT_SOCKETFUNCTION. Never fails: curl would take that for the end of all its transfers. */
-static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
-{
-    struct http *h = arg;
-    struct watched *w = socket_arg;
     struct http_transfer *t = NULL;
     h->curl->easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&t); /* NULL: one of curl's own */
-    if (what == CURL_POLL_REMOVE) {
-        if (w != NULL) {
-            if (w->user != NULL)
-                use_socket(w->user, NULL);
-            h->curl->multi_assign(h->multi, fd, NULL);
-            uv_close((uv_handle_t *)&w->poll, on_socket_closed);
-        }
-        return 0;
-    }
-    if (w == NULL)
-        w = watch_socket(h, fd);
-    if (w != NULL) {
-        if (t != NULL)
-            use_socket(t, w);
-        w->events = ((what & CURL_POLL_IN) != 0 ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) != 0 ? UV_WRITABLE : 0);
-        if (uv_poll_start(&w->poll, w->events, on_socket) == 0)
-            return 0;
-    }
+    return t;
+}
+
+static void on_done(void *arg, CURL *easy, CURLcode result)
+{
+    struct http_transfer *t = transfer_of(arg, easy);
+    t->is_added = false;
+    end(t, result);
+}
+
+/* curl tells us of headers by the line, which may take long. */
+static void on_active(void *arg, CURL *easy)
+{
+    struct http_transfer *t = transfer_of(arg, easy);
     if (t != NULL)
-        http_fail_later(t, ERR_SYSTEM, true, "the connection can't be watched: out of memory or descriptors");
-    return 0;
+        http_transfer_note_activity(t);
+}
+
+static void on_broken(void *arg, CURL *easy, const char *why)
+{
+    struct http *h = arg;
+    struct http_transfer *t = easy != NULL ? transfer_of(h, easy) : NULL;
+    if (t != NULL)
+        http_fail_later(t, ERR_SYSTEM, true, "%s", why);
+    if (easy == NULL)
+        DL_FOREACH(h->transfers, t)
+            http_fail_later(t, ERR_SYSTEM, true, "%s", why);
 }
 
 /* ---- timers ---------------------------------------------------------------------------------------------------- */
-
-static void on_timer(uv_timer_t *timer)
-{
-    drive(timer->data, CURL_SOCKET_TIMEOUT, 0);
-}
-
-/* CURLMOPT_TIMERFUNCTION. May come from inside on_timer(): with 0 ms libuv would run it again before it looks at any
- * socket. */
-static int on_curl_timer(CURLM *multi, long timeout_ms, void *arg)
-{
-    struct http *h = arg;
-    (void)multi;
-    if (timeout_ms < 0)
-        uv_timer_stop(&h->timer);
-    else
-        uv_timer_start(&h->timer, on_timer, timeout_ms == 0 ? 1 : (uint64_t)timeout_ms, 0);
-    return 0;
-}
 
 static void on_pace(uv_timer_t *timer);
 
@@ -287,7 +182,7 @@ static bool add(struct http_transfer *t)
 {
     struct http *h = t->http;
     uint64_t again_ms;
-    CURLMcode failed = h->curl->multi_add_handle(h->multi, t->easy);
+    CURLMcode failed = curl_loop_add(h->multi, t->easy);
     if (failed != CURLM_OK) {
         err_set(&t->err, ERR_SYSTEM, true, "%s: %s", t->host, h->curl->multi_strerror(failed));
         return false;
@@ -323,7 +218,7 @@ static void on_kick(uv_idle_t *idle)
         t->is_todo = false;
         look_at(t);
     }
-    drive(h, CURL_SOCKET_TIMEOUT, 0); /* what is new begins now, not after curl's timer */
+    curl_loop_drive(h->multi); /* what is new begins now, not after curl's timer */
     if (h->is_closing && h->transfers == NULL)
         tear_down(h);
 }
@@ -341,15 +236,16 @@ static void free_http(struct http *h)
     free(h);
 }
 
-static void count_closed(struct http *h)
+static void count_closed(void *arg)
 {
+    struct http *h = arg;
     if (--h->handles > 0)
         return;
     void (*closed)(void *arg) = h->closed;
-    void *arg = h->closed_arg;
+    void *closed_arg = h->closed_arg;
     free_http(h);
     if (closed != NULL)
-        closed(arg);
+        closed(closed_arg);
 }
 
 static void on_handle_closed(uv_handle_t *handle)
@@ -357,15 +253,13 @@ static void on_handle_closed(uv_handle_t *handle)
     count_closed(handle->data);
 }
 
-/* curl_multi_cleanup() still calls the socket callback for connections that it closes, and the timer callback. */
 static void tear_down(struct http *h)
 {
-    uv_handle_t *ours[] = {(uv_handle_t *)&h->kick, (uv_handle_t *)&h->timer, (uv_handle_t *)&h->pace,
-                           (uv_handle_t *)&h->watch};
+    uv_handle_t *ours[] = {(uv_handle_t *)&h->kick, (uv_handle_t *)&h->pace, (uv_handle_t *)&h->watch};
     if (h->is_torn_down)
         return;
     h->is_torn_down = true;
-    h->curl->multi_cleanup(h->multi);
+    curl_loop_close(h->multi, count_closed, h);
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         uv_close(ours[i], on_handle_closed);
 }
@@ -425,34 +319,6 @@ static enum err_code copy_options(struct http *h, const struct http_options *o, 
     return ERR_NONE;
 }
 
-static enum err_code open_multi(struct http *h, unsigned max_connections, struct err *err)
-{
-    long to_one_host = max_connections > 0 ? (long)max_connections : MAX_CONNECTIONS;
-    h->multi = h->curl->multi_init();
-    if (h->multi == NULL)
-        return err_nomem(err);
-    const struct {
-        CURLMoption option;
-        long value;
-    } numbers[] = {
-        {CURLMOPT_MAX_HOST_CONNECTIONS, to_one_host},
-        /* One request at a time also on a connection that speaks HTTP/2: of several, libcurl 7.88 now and then forgets
-         * one for good when another is cancelled or paused. Large bodies are faster on connections of their own. */
-        {CURLMOPT_PIPELINING, CURLPIPE_NOTHING},
-        {CURLMOPT_MAXCONNECTS, to_one_host * 2}, /* idle ones: a service often has a second host, for its files */
-    };
-    bool failed = h->curl->multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) != CURLM_OK ||
-                  h->curl->multi_setopt(h->multi, CURLMOPT_SOCKETDATA, h) != CURLM_OK ||
-                  h->curl->multi_setopt(h->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer) != CURLM_OK ||
-                  h->curl->multi_setopt(h->multi, CURLMOPT_TIMERDATA, h) != CURLM_OK;
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        failed |= h->curl->multi_setopt(h->multi, numbers[i].option, numbers[i].value) != CURLM_OK;
-    if (!failed)
-        return ERR_NONE;
-    h->curl->multi_cleanup(h->multi);
-    return err_set(err, ERR_SYSTEM, false, "libcurl does not take its options");
-}
-
 enum err_code http_open(uv_loop_t *loop, const struct http_options *options, struct http **ret_http, struct err *err)
 {
     const struct curl_lib *curl;
@@ -464,15 +330,17 @@ enum err_code http_open(uv_loop_t *loop, const struct http_options *options, str
     h->curl = curl;
     h->loop = loop;
     h->turn = 1;
-    if (copy_options(h, options, err) != ERR_NONE || open_multi(h, options->max_connections, err) != ERR_NONE) {
+    const struct curl_loop_user user = {.arg = h, .done = on_done, .active = on_active, .broken = on_broken};
+    unsigned to_one_host = options->max_connections > 0 ? options->max_connections : MAX_CONNECTIONS;
+    if (copy_options(h, options, err) != ERR_NONE ||
+        curl_loop_open(loop, curl, &user, to_one_host, &h->multi, err) != ERR_NONE) {
         free_http(h);
         return err->code;
     }
-    uv_idle_init(loop, &h->kick); /* these four can't fail */
-    uv_timer_init(loop, &h->timer);
+    uv_idle_init(loop, &h->kick); /* these three can't fail */
     uv_timer_init(loop, &h->pace);
     uv_timer_init(loop, &h->watch);
-    h->kick.data = h->timer.data = h->pace.data = h->watch.data = h;
+    h->kick.data = h->pace.data = h->watch.data = h;
     h->handles = 4;
     *ret_http = h;
     return ERR_NONE;

@@ -4,7 +4,7 @@
 #define CHUTE_HTTP_INTERNAL_H
 
 #include "buf.h"
-#include "curl_lib.h"
+#include "curl_loop.h"
 #include "http.h"
 
 #include <curl/curl.h>
@@ -13,15 +13,14 @@
 struct http {
     const struct curl_lib *curl;
     uv_loop_t *loop;
-    CURLM *multi;
+    struct curl_loop *multi;
     struct http_transfer *transfers; /* all that have not ended; utlist */
     struct http_transfer *todo;      /* those that wait for on_kick() */
     uint64_t turn;                   /* of on_kick() */
     uv_idle_t kick;                  /* runs only while something is to do on the next turn */
-    uv_timer_t timer;                /* curl's */
     uv_timer_t pace;                 /* when the rate limits have something for us again */
     uv_timer_t watch;                /* looks for stalled transfers, while there are transfers */
-    unsigned handles;                /* not closed yet: the four above and one per socket */
+    unsigned handles;                /* not closed yet: the three above and MULTI */
     bool is_pace_due;                /* a transfer stands in line, or the line has moved */
     bool is_closing;
     bool is_torn_down;
@@ -33,15 +32,6 @@ struct http {
     bool tls_insecure;
     uint64_t connect_timeout_ms, stall_timeout_ms;
     struct rate *upload_rate, *download_rate;
-};
-
-/* One of curl's sockets under watch; h->handles counts it. */
-struct watched {
-    uv_poll_t poll;
-    struct http *http;
-    struct http_transfer *user; /* for whom curl asked last; with HTTP/2 there may be others. NULL: it has ended */
-    curl_socket_t fd;
-    int events;
 };
 
 /* Why one direction of a transfer is paused. */
@@ -80,7 +70,6 @@ struct http_transfer {
     struct rate_turn send_turn, recv_turn;
     uint64_t active_ms;          /* last byte in or out (loop time) */
     uint64_t seen_up, seen_down; /* by curl's progress callback */
-    struct watched *socket;      /* that curl uses for it, as far as it told us; NULL: none */
     int unsent;                  /* bytes in the kernel's queue when we looked last */
 };
 

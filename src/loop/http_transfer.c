@@ -349,7 +349,8 @@ bool http_transfer_is_stalled(struct http_transfer *t, uint64_t now_ms, uint64_t
         return false;
     }
     /* The kernel may hold megabytes that a slow line takes minutes to carry away while curl has nothing to do. */
-    if (t->socket != NULL && ioctl(t->socket->fd, SIOCOUTQ, &unsent) == 0 && unsent != t->unsent) {
+    curl_socket_t fd = t->is_added ? curl_loop_socket(t->http->multi, t->easy) : CURL_SOCKET_BAD;
+    if (fd != CURL_SOCKET_BAD && ioctl(fd, SIOCOUTQ, &unsent) == 0 && unsent != t->unsent) {
         t->unsent = unsent;
         http_transfer_note_activity(t);
         return false;
