@@ -19,6 +19,7 @@
 #define PIECE_BYTES (256u * 1024)
 
 struct piece {
+    struct piece *next; /* of the spare ones */
     size_t size;
     char bytes[PIECE_BYTES];
 };
@@ -38,6 +39,36 @@ struct fetching {
     bool is_in_line;
 };
 
+/* Pieces are kept for the next file: their pages would be taken from the system and cleared anew for each. */
+static struct piece *take_piece(struct remote *r)
+{
+    struct piece *p = r->spare;
+    if (p != NULL)
+        r->spare = p->next;
+    else
+        p = malloc(sizeof *p);
+    if (p != NULL)
+        p->size = 0;
+    return p;
+}
+
+static void give_piece(struct remote *r, struct piece *p)
+{
+    if (p == NULL)
+        return;
+    p->next = r->spare;
+    r->spare = p;
+}
+
+void remote_drop_spare(struct remote *r)
+{
+    while (r->spare != NULL) {
+        struct piece *p = r->spare;
+        r->spare = p->next;
+        free(p);
+    }
+}
+
 static void finish(struct fetching *f)
 {
     struct fetch *fetch = f->fetch;
@@ -47,8 +78,10 @@ static void finish(struct fetching *f)
     DL_DELETE(r->fetches, f);
     if (f->is_under_way)
         r->fetch_count--;
-    free(f->filling);
-    free(f->writing);
+    give_piece(r, f->filling);
+    give_piece(r, f->writing);
+    if (r->fetches == NULL)
+        remote_drop_spare(r);
     free(f);
     fetch->driver = NULL;
     fetch->finished(fetch);
@@ -253,15 +286,14 @@ void remote_fetch_next(struct remote *r)
         }
         if (r->fetch_count >= r->jobs)
             continue;
-        f->filling = malloc(sizeof *f->filling);
-        f->writing = malloc(sizeof *f->writing);
+        f->filling = take_piece(r);
+        f->writing = take_piece(r);
         if (f->filling == NULL || f->writing == NULL) {
             err_nomem(&f->fetch->err);
             finish(f);
             next = r->fetches;
             continue;
         }
-        f->filling->size = f->writing->size = 0;
         f->is_under_way = true;
         r->fetch_count++;
         if (!begin(f)) {

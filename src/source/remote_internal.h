@@ -85,6 +85,7 @@ struct remote {
     struct questions *questions; /* probes that wait, the first is being answered */
     struct fetching *fetches;    /* under way and waiting, utlist */
     unsigned fetch_count;        /* under way */
+    struct piece *spare;         /* buffers for the next ones */
     struct running *errands;
 
     struct source_health health;
@@ -138,6 +139,7 @@ enum err_code remote_fetch(struct remote *r, struct fetch *fetch, struct err *er
 void remote_abort_fetch(struct remote *r, struct fetch *fetch);
 void remote_fetch_next(struct remote *r);
 void remote_fetch_pace(struct remote *r);
+void remote_drop_spare(struct remote *r);
 
 /* ---- remote_errand.c ---- */
 enum err_code remote_errand(struct remote *r, struct source_errand *errand, struct err *err);

@@ -5,8 +5,8 @@
  * it, before anything is taken out. Streamed: what is in memory are libarchive's windows (up to 64 MiB for what was
  * packed with xz -9, some MiB as a rule) and eight bytes for each member.
  *
- * Damage is told where the format can tell: by the sums of zip, 7z and xz; a tar has none of its own, zstd's are optional,
- * and libarchive does not look at gzip's.
+ * Damage is told where the format can tell: by the sums of zip, 7z and xz; a tar has none of its own, zstd's are
+ * optional, and libarchive does not look at gzip's.
  *
  * All functions block, on pool threads or threads of their own; one reader on one thread at a time. They set the
  * thread's locale to UTF-8 while they run, because libarchive asks it what names mean.
