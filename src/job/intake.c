@@ -573,6 +573,8 @@ static void on_scan_done(void *arg, const struct scan_result *result)
         in->config->ops->scan(in->state);
         return;
     }
+    if (in->config->ops->fetch != NULL)
+        schedule_listed(in, result->is_complete);
     in->scan_over = true;
     in->scan_over_ms = clock_mono_ms();
     in->sweep_owed = in->sweep_owed || (result->is_complete && must_sweep(in)) || in->force_deletes;

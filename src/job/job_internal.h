@@ -77,7 +77,8 @@ struct schedule {
     bool is_running; /* listing, or its files are still on their way */
     bool is_asking;  /* the ledger, whether the run is over */
     uint64_t waiting;
-    bool is_due; /* it came due while one was running: that one is followed by another at once */
+    int64_t failed; /* runs in a row that could not list all */
+    bool is_due;    /* it came due while one was running: that one is followed by another at once */
 };
 
 /* A server whose clock changed: all its files have other times, and are the same. clock_change.c. */
@@ -336,7 +337,9 @@ struct engine {
     } * roots; /* facts about the sources, as the ledger has them: identities of their roots, last runs */
     size_t root_count;
     bool ledger_trying;
-    char **paused; /* names of flows that reset has paused */
+    bool is_tidying;    /* the spool */
+    uint64_t tidied_ms; /* monotonic; 0: not yet */
+    char **paused;      /* names of flows that reset has paused */
     size_t paused_count;
     struct flow_counters *counters;
     size_t counter_count;
@@ -422,6 +425,9 @@ int spool_open_scratch(const struct engine *e, int64_t row_id, unsigned number, 
                        struct err *err);
 /* At the start: what no row waits for goes. */
 enum err_code spool_sweep(const struct engine *e, struct ledger_tx *tx, struct err *err);
+/* The same while all runs: a version that was overtaken while it waited leaves its bytes there. At most once a minute.
+ */
+void spool_tidy(struct engine *e);
 
 /* fetch.c */
 bool job_is_remote(const struct job *job);  /* the file is on another machine */
@@ -445,6 +451,7 @@ enum err_code members_gone(struct ledger_tx *tx, struct intake *in, const char *
 enum err_code schedule_open(struct intake *in, struct err *err);
 void schedule_start(struct intake *in); /* the world has begun */
 void schedule_check(struct intake *in); /* a run may be over */
+void schedule_listed(struct intake *in, bool is_complete);
 void schedule_stop(struct intake *in);
 
 /* clock_change.c, in the comparison of a listing with the ledger */

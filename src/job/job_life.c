@@ -65,6 +65,8 @@ void job_free(struct job *job)
     struct outlet *o = job->outlet;
     struct world *w = job->world;
     unpack_free(job);
+    if (job->is_archive)
+        spool_tidy(e);
     rows_free(job->rows);
     rejects_drop(job->rejects);
     refused_events_done(&job->refused);

@@ -103,6 +103,22 @@ static void arm(struct intake *in)
     uv_timer_start(&s->timer, on_due, wait <= 0 ? 1 : wait > LONGEST_SLEEP_MS ? LONGEST_SLEEP_MS : (uint64_t)wait, 0);
 }
 
+/* What could not be listed is asked for again, with growing pauses: an hour is long for a connection that broke. */
+void schedule_listed(struct intake *in, bool is_complete)
+{
+    struct schedule *s = &in->schedule;
+    struct engine *e = in->world->engine;
+    if (is_complete || e->once) {
+        s->failed = 0;
+        return;
+    }
+    const struct retry_options *r = &in->world->config->retry;
+    int64_t again = clock_wall_ms() + (int64_t)(backoff_ms(e, r, ++s->failed) / 2 + r->first);
+    if (s->next_ms == 0 || again < s->next_ms)
+        s->next_ms = again;
+    arm(in);
+}
+
 enum err_code schedule_open(struct intake *in, struct err *err)
 {
     struct schedule *s = &in->schedule;
@@ -166,6 +182,7 @@ static void on_counted(void *arg, const struct err *err)
         if (s->is_due)
             begin(in);
         arm(in);
+        spool_tidy(w->engine);
     }
     world_release(w);
 }

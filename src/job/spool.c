@@ -7,7 +7,8 @@
  * what is being fetched is called .part and goes on where it stopped.
  *
  * Gone with the end of its row (spool_drop); kept beside the reason of one that is quarantined (spool_keep); what a
- * kill left behind goes at the next start (spool_sweep).
+ * kill left behind goes at the next start (spool_sweep), and what was overtaken while it waited now and then
+ * (spool_tidy).
  */
 #include "job_internal.h"
 
@@ -236,10 +237,11 @@ int spool_open_scratch(const struct engine *e, int64_t row_id, unsigned number, 
     return fd;
 }
 
-/* ---- at the start ---- */
+/* ---- what no row waits for ---- */
 
 struct spool_search {
     const char *name;
+    bool is_running; /* jobs are under way */
     bool is_wanted;
 };
 
@@ -247,6 +249,8 @@ static bool see_row(void *arg, const struct ledger_row *row)
 {
     struct spool_search *s = arg;
     char name[NAME_SIZE];
+    /* what an archive's job is taking out right now */
+    s->is_wanted = s->is_running && row->state == STATE_LOADING && strstr(s->name, "-unpacking-") != NULL;
     for (int kind = 0; kind < SPOOL_KINDS && !s->is_wanted; kind++) {
         spool_name(row, (enum spool_kind)kind, name);
         s->is_wanted = strcmp(name, s->name) == 0 &&
@@ -255,7 +259,7 @@ static bool see_row(void *arg, const struct ledger_row *row)
     return false;
 }
 
-enum err_code spool_sweep(const struct engine *e, struct ledger_tx *tx, struct err *err)
+static enum err_code sweep(const struct engine *e, struct ledger_tx *tx, bool is_running, struct err *err)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/spool", e->state_dir);
@@ -266,11 +270,43 @@ enum err_code spool_sweep(const struct engine *e, struct ledger_tx *tx, struct e
     while (err->code == ERR_NONE && (entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] == '.')
             continue;
-        struct spool_search s = {.name = entry->d_name};
+        struct spool_search s = {.name = entry->d_name, .is_running = is_running};
         const struct ledger_query q = {.after_id = strtoll(entry->d_name, NULL, 10) - 1, .limit = 1};
         if (ledger_each(tx, &q, see_row, &s, err) == ERR_NONE && !s.is_wanted)
             unlinkat(dirfd(dir), entry->d_name, 0);
     }
     closedir(dir);
     return err->code;
+}
+
+enum err_code spool_sweep(const struct engine *e, struct ledger_tx *tx, struct err *err)
+{
+    return sweep(e, tx, false, err);
+}
+
+/* ---- now and then ---- */
+
+#define TIDY_MS 60000
+
+static enum err_code tidy_fn(struct ledger_tx *tx, void *arg, struct err *err)
+{
+    return sweep(arg, tx, true, err);
+}
+
+static void on_tidied(void *arg, const struct err *err)
+{
+    struct engine *e = arg;
+    (void)err; /* the next time, or the next start */
+    e->is_tidying = false;
+    engine_answered(e);
+}
+
+void spool_tidy(struct engine *e)
+{
+    struct err err = {0};
+    uint64_t now = clock_mono_ms();
+    if (e->is_tidying || e->is_draining || (e->tidied_ms != 0 && now - e->tidied_ms < TIDY_MS))
+        return;
+    e->tidied_ms = now;
+    e->is_tidying = engine_ask(e, tidy_fn, on_tidied, e, &err) == ERR_NONE;
 }

@@ -310,3 +310,30 @@ def test_a_change_of_an_archive_takes_out_what_changed(chute):
         os.unlink(server.root / "x.zip")
         chute.once()
         assert not chute.tables() and f.spool == []
+
+
+def test_a_listing_that_failed_is_made_again_soon(chute, scripted):
+    csv(scripted, "a.csv", [1])
+    scripted.script.cut_command = ("MLSD", 3)  # as often as one run tries a folder
+    Fetcher(chute, scripted).configure(source={"every": "1h"})
+    chute.start(ready=False)
+    wait_until(lambda: chute.tables() == {"a"}, "the next try")
+    assert chute.stop() == 0
+
+
+def test_a_quarantined_member_is_tried_again_from_its_kept_bytes(chute):
+    with Proftpd() as server:
+        with zipfile.ZipFile(server.root / "x.zip", "w") as archive:
+            archive.writestr("a.csv", "k,v\n1,2\n1,2,3\n")
+            archive.writestr("b.csv", "k,v\n5,6\n")
+        flow = {"include": ["**"], "archives": "extract", "table": "{stem}"}
+        f = Fetcher(chute, server).configure(flow=flow)
+        chute.once(expect=1)
+        assert chute.tables() == {"b"} and f.spool == []
+        assert "a.csv.kept" in [p.name for p in (chute.state / "quarantine/main").rglob("*")]
+        os.unlink(server.root / "x.zip")  # not needed any more
+        f.configure(flow={**flow, "bad_rows": {"skip": 5}})
+        chute.command("retry", "-c", chute.config, "--all")
+        chute.once()
+        assert chute.rows("a") == [(1, 2)] and f.spool == []
+        assert [p.name for p in (chute.state / "quarantine").rglob("*.kept")] == []
