@@ -82,13 +82,23 @@ static void fill_receipt(struct azure_load *l)
     r->created_table = !l->existed;
 }
 
+/* Somebody has taken the container away: the next connect() makes it again, or says who has to. */
+static void set_missing(const struct azure_load *l, struct err *err)
+{
+    const struct azure_options *o = l->a->options;
+    if (o->create_container)
+        err_set(err, ERR_REMOTE, true, "container %s has been removed; it is made again", o->container);
+    else
+        err_set(err, ERR_DENIED, false, "container %s does not exist: make it, or set create_container: true",
+                o->container);
+}
+
 /* What a refused request means where the blob's owner does not matter. */
 static void fail_reply(struct azure_load *l, const struct azure_reply *r)
 {
     struct err err = r->err;
     if (r->status == 404 && strcmp(r->code, "ContainerNotFound") == 0)
-        err_set(&err, ERR_DENIED, false, "container %s does not exist: make it, or set create_container: true",
-                l->a->options->container);
+        set_missing(l, &err);
     else if (r->status == 409 &&
              (strcmp(r->code, "ContainerBeingDeleted") == 0 || strcmp(r->code, "OperationTimedOut") == 0))
         err_set(&err, ERR_REMOTE, true, "%s", r->err.text);
@@ -238,8 +248,7 @@ static void on_uploaded(void *arg, const struct upload_result *result)
         err.code = ERR_DENIED;
         err.retryable = false;
     } else if (result->status == 404) {
-        err_set(&err, ERR_DENIED, false, "container %s does not exist: make it, or set create_container: true",
-                l->a->options->container);
+        set_missing(l, &err);
     } else if (result->status >= 400 && result->status < 500 && result->status != 408 && result->status != 429) {
         err.code = ERR_INPUT;
         err.retryable = false;

@@ -86,7 +86,7 @@ def test_check_refuses(chute, line, words):
         assert word in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["sftp"])
+@pytest.mark.parametrize("kind", ["s3"])
 def test_parts_that_do_not_exist_yet_are_refused_as_unknown(chute, kind):
     chute.configure(source={"type": kind})
     done = chute.command("check", "-c", chute.config)

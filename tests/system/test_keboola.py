@@ -564,7 +564,7 @@ def test_503_twice_is_two_warnings_and_one_table(kbc):
     kbc.set_up(retry={"first": "50ms", "max": "400ms"}).place("sales/basic.csv")
     kbc.emulator.fault(r"tables/in.c-sales.basic$", "GET", status=503, body={"error": "Application error"}, times=2)
     kbc.once()
-    warnings = [line for line in kbc.log_text().splitlines() if "sales/basic.csv" in line and "503" in line]
+    warnings = [line for line in kbc.log_text().splitlines() if "sales/basic.csv" in line and ": 503" in line]
     assert len(warnings) == 2, warnings
     assert sorted(kbc.emulator.rows("in.c-sales.basic")) == BASIC and len(kbc.jobs()) == 1
     assert kbc.receipts_of("sales/basic.csv")[0]["tries"] == 3

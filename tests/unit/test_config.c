@@ -716,7 +716,8 @@ static void a_command_line_that_is_wrong_says_what_is_known(void **state)
          "--to: expected a URL that begins with sqlite:; found 'w.db'; a SQLite file is written sqlite:PATH"},
         {{.watch = "in", .to = "sqlite:"}, "--to: no path"},
         {{.watch = "in", .to = "sqlite:x", .profile = "file2sqll"},
-         "--profile: there is no profile 'file2sqll' (there are: file2sql, keboola, titles, events, ftp-blob); did you mean "
+         "--profile: there is no profile 'file2sqll' (there are: file2sql, keboola, titles, events, ftp-blob); did you "
+         "mean "
          "'file2sql'?"},
         {{.watch = "in", .to = "sqlite:x", .profile = "file2sql", .table = "one"},
          "--table: on_delete: drop needs a table for each file; put {path_stem} or another placeholder in `table`"},
