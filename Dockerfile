@@ -8,7 +8,7 @@ RUN find /lib/ /usr/lib/ -name '*.so*' -printf '%f\n' | sort -u > /base-librarie
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     gcc libc6-dev meson ninja-build pkg-config libuv1-dev libcsv-dev libsqlite3-dev libyaml-dev libjson-c-dev \
     libxxhash-dev zlib1g-dev libisal-dev libzstd-dev libmicrohttpd-dev uthash-dev \
-    libcurl4-openssl-dev libssl-dev libpq-dev libarchive-dev ca-certificates > /dev/null
+    libcurl4-openssl-dev libssl-dev libpq-dev libarchive-dev liblzma-dev libbz2-dev nettle-dev ca-certificates > /dev/null
 COPY . /src
 WORKDIR /src
 RUN meson setup /build --prefix=/usr --buildtype=release -Db_lto=true -Dstrip=true -Dtests=false -Dwerror=true \

@@ -434,8 +434,8 @@ void remote_on_kick(uv_idle_t *idle)
         }
     }
     remote_questions_next(r);
+    remote_fetch_next(r); /* these two also end what waits when it is closing */
     if (!r->is_closing) {
-        remote_fetch_next(r);
         remote_scan_next(r);
         remote_fetch_pace(r);
     }
