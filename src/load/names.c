@@ -120,7 +120,8 @@ enum err_code name_legal(const char *what, const char *name, enum names_policy p
 {
     char shown[128];
     size_t length = strlen(name);
-    if (text_utf8_valid(name, length) != length)
+    /* of a blob's name only ASCII is left: bytes that are no character become '-' as well */
+    if (policy != NAMES_BLOB && text_utf8_valid(name, length) != length)
         return err_set(err, ERR_INPUT, false, "%s name \"%s\" is not UTF-8: rename it", what,
                        text_printable(name, shown, sizeof(shown)));
     size_t used = policy != NAMES_KEEP ? changed(policy, name, ret, size) : (size_t)snprintf(ret, size, "%s", name);

@@ -337,3 +337,54 @@ def test_a_quarantined_member_is_tried_again_from_its_kept_bytes(chute):
         chute.once()
         assert chute.rows("a") == [(1, 2)] and f.spool == []
         assert [p.name for p in (chute.state / "quarantine").rglob("*.kept")] == []
+
+
+def test_names_of_any_bytes(chute, azurite, container):
+    with Proftpd() as server:
+        names = [b"caf\xe9.txt", b"two  blanks .txt", b"-dash.txt", b"semi;colon=x.txt", b"star*[1].txt", b"quote\"'.txt", b"back\\slash.txt"]
+        for i, name in enumerate(names):
+            with open(os.fsencode(server.root) + b"/" + name, "wb") as f:
+                f.write(b"%d" % i)
+        f = Fetcher(chute, server, azurite, container).configure(flow={"blob": "{path}", "names": "blob"})
+        chute.once(expect=None)
+        got = {f.read(n) for n in f.names()}
+        assert got == {b"%d" % i for i in range(len(names))}, f.names()
+        chute.once()
+        assert "once: 0 loaded, 0 skipped, 0 quarantined" in f.chute.log_text()
+
+
+def test_a_stop_in_the_middle_goes_on_where_it_was(chute, scripted):
+    csv(scripted, "a.csv", range(20000))
+    scripted.script.piece, scripted.script.pause = 10000, 0.5
+    f = Fetcher(chute, scripted).configure(top={"shutdown_grace": "1s"})
+    chute.start()
+    wait_until(lambda: f.spool and scripted.script.sent > 40000, "some of the file")
+    assert chute.stop() == 0
+    (part,) = f.spool
+    assert part.endswith(".part")
+    scripted.script.pause = 0
+    chute.once()
+    assert len(chute.rows("a")) == 20000 and "REST" in scripted.script.commands and f.spool == []
+
+
+def test_a_limit_of_bytes_per_second_is_kept(chute, scripted):
+    csv(scripted, "a.csv", range(200000))
+    size = os.path.getsize(os.path.join(scripted.root, "a.csv"))
+    Fetcher(chute, scripted).configure(top={"limits": {"download_rate": "512KiB"}})
+    begun = __import__("time").monotonic()
+    chute.once()
+    assert __import__("time").monotonic() - begun >= (size / (512 * 1024)) * 0.8  # never faster; how much slower is the machine's
+    assert len(chute.rows("a")) == 200000
+
+
+def test_the_configuration_is_read_again_while_a_file_comes(chute, scripted):
+    csv(scripted, "a.csv", range(20000))
+    scripted.script.piece, scripted.script.pause = 10000, 0.1
+    f = Fetcher(chute, scripted).configure()
+    chute.start()
+    wait_until(lambda: scripted.script.sent > 30000, "some of the file")
+    f.configure(source={"every": "2h"}, flow={"table": "other"})
+    chute.process.send_signal(1)
+    wait_until(lambda: chute.tables(), "the file")
+    wait_until(lambda: not f.spool, "an empty spool")
+    assert chute.stop() == 0 and len(chute.receipts_of("a.csv", "loaded")) == 1
