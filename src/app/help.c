@@ -1,6 +1,8 @@
 /* help.c -- help, manual, completions and versions, all made from the tables. */
 #include "app_internal.h"
 
+#include "unpack.h"
+
 #if HAVE_CURL
 #include "http.h"
 #endif
@@ -454,6 +456,8 @@ int run_version(const struct args *args)
 #if HAVE_ZSTD
     printf("zstd %s\n", ZSTD_versionString());
 #endif
+    if (unpack_library()[0] != '\0')
+        printf("%s\n", unpack_library());
 #if HAVE_HTTP
     printf("libmicrohttpd %s\n", MHD_get_version());
 #endif
