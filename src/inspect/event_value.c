@@ -38,7 +38,7 @@ const char *event_shown(const struct event_hit *hit, const char *text, char *ret
 static const char *const wanted_words[] = {
     [EVENT_BIGINT] = "bigint (a whole number within 64 bits)",
     [EVENT_DOUBLE] = "double (a number)",
-    [EVENT_DECIMAL] = "decimal (a number, or one in quotes)",
+    [EVENT_DECIMAL] = "decimal (a number, or one in quotes, of at most 400 digits when it is written out)",
     [EVENT_BOOLEAN] = "boolean (true or false)",
     [EVENT_DATE] = "date (\"YYYY-MM-DD\")",
     [EVENT_TIMESTAMP] = "timestamp (\"YYYY-MM-DD hh:mm:ss\" without zone, at most six digits of fraction)",

@@ -80,8 +80,11 @@ static void every_digit_reaches_the_column_or_the_event_is_bad(void **state)
         {EVENT_DECIMAL, "0.00e2", "[0]"},
         {EVENT_DECIMAL, "0.01e3", "[10]"},
         {EVENT_DECIMAL, "1e-7", "[0.0000001]"},
-        {EVENT_DECIMAL, "1e9999999999", "!decimal (a number, or one in quotes), found the number 1e9999999999"},
-        {EVENT_DECIMAL, "\"1,5\"", "!decimal (a number, or one in quotes), found the text \"1,5\""},
+        {EVENT_DECIMAL, "1e9999999999",
+         "!decimal (a number, or one in quotes, of at most 400 digits when it is written out), found the number "
+         "1e9999999999"},
+        {EVENT_DECIMAL, "\"1,5\"",
+         "!decimal (a number, or one in quotes, of at most 400 digits when it is written out), found the text \"1,5\""},
         {EVENT_BOOLEAN, "true", "[true]"},
         {EVENT_BOOLEAN, "false", "[false]"},
         {EVENT_BOOLEAN, "1", "!boolean (true or false), found the number 1"},
