@@ -60,6 +60,8 @@ struct fetch {
     bool is_verified;   /* out: the server told the size, and it is what came */
     bool has_mtime;     /* out: MTIME_NS is the file's own, in UTC, asked for this file (MDTM, SFTP's stat) */
     int64_t mtime_ns;   /* out */
+    bool has_hash;      /* out: HASH is that of all bytes (content_hash.h), taken while they were written */
+    uint8_t hash[16];   /* out */
     /* out. ERR_INPUT: it is not there (is_gone) or must not be read. ERR_REMOTE retryable: the connection broke; what
      * came is in FD up to OFFSET. ERR_SYSTEM with ENOSPC's words: the spool is full. ERR_STOPPED: abort_fetch(). */
     struct err err;

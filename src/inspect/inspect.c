@@ -32,14 +32,13 @@ enum err_code inspect_hash_prefix(int fd, uint64_t limit, const _Atomic bool *st
 {
     const size_t size = BLOCK_BYTES;
     char *block = malloc(size);
-    XXH3_state_t *hash = XXH3_createState();
+    struct content_hash *hash = content_hash_new();
     enum err_code code = ERR_NONE;
     uint64_t offset = 0;
     if (block == NULL || hash == NULL) {
         code = err_nomem(err);
         goto free_all;
     }
-    XXH3_128bits_reset(hash);
     for (;;) {
         if (stop != NULL && *stop) {
             code = err_set(err, ERR_STOPPED, false, "stopped");
@@ -55,15 +54,13 @@ enum err_code inspect_hash_prefix(int fd, uint64_t limit, const _Atomic bool *st
         }
         if (n == 0)
             break;
-        XXH3_128bits_update(hash, block, (size_t)n);
+        content_hash_add(hash, block, (size_t)n);
         offset += (uint64_t)n;
     }
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
-    memcpy(ret_hash, canonical.digest, 16);
+    content_hash_get(hash, ret_hash);
     *ret_size = offset;
 free_all:
-    XXH3_freeState(hash);
+    content_hash_free(hash);
     free(block);
     return code;
 }

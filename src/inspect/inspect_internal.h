@@ -16,13 +16,13 @@
 #ifndef CHUTE_INSPECT_INTERNAL_H
 #define CHUTE_INSPECT_INTERNAL_H
 
+#include "content_hash.h"
 #include "inspect.h"
 
 #include <csv.h>
 #include <iconv.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define BLOCK_BYTES ((size_t)256 * 1024) /* read at a time, and text at a time */
 #define HEAD_BYTES ((size_t)1024 * 1024)
@@ -67,7 +67,7 @@ struct text_stream {
     bool disk_end;
     bool started;
     bool ended;
-    XXH3_state_t *hash;
+    struct content_hash *hash;
     struct decoder *decoder;
     uint8_t *raw; /* compressed bytes */
     struct bytes_in raw_in;

@@ -35,7 +35,7 @@ static enum err_code disk_read(struct text_stream *t, void *buf, size_t size, si
                        strerror(errno));
     if (n == 0)
         t->disk_end = true;
-    XXH3_128bits_update(t->hash, buf, (size_t)n);
+    content_hash_add(t->hash, buf, (size_t)n);
     t->disk_offset += (uint64_t)n;
     *ret_size = (size_t)n;
     return ERR_NONE;
@@ -189,9 +189,7 @@ enum err_code text_read(struct text_stream *t, char *buf, size_t size, size_t *r
 
 void text_hash(const struct text_stream *t, uint8_t ret[16])
 {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(t->hash));
-    memcpy(ret, canonical.digest, 16);
+    content_hash_get(t->hash, ret);
 }
 
 /* By the first bytes. A file that holds only a part of a signature is a compressed file that has just begun. */
@@ -222,10 +220,9 @@ enum err_code text_open(struct text_stream *t, int fd, enum encoding encoding, s
     t->block = inspect_knobs.block > 0 ? inspect_knobs.block : BLOCK_BYTES;
     if (detect(t, err) != ERR_NONE)
         return err->code;
-    t->hash = XXH3_createState();
+    t->hash = content_hash_new();
     if (t->hash == NULL)
         return err_nomem(err);
-    XXH3_128bits_reset(t->hash);
     if (t->compression != COMPRESSION_NONE) {
         t->raw = malloc(BLOCK_BYTES);
         if (t->raw == NULL) {
@@ -260,6 +257,6 @@ void text_close(struct text_stream *t)
     free(t->enc);
     t->raw = NULL;
     t->enc = NULL;
-    XXH3_freeState(t->hash);
+    content_hash_free(t->hash);
     t->hash = NULL;
 }

@@ -193,6 +193,8 @@ struct spooled {
     int64_t mtime_ns; /* the file's own, once it is whole */
     uint64_t inode;
     bool is_whole, is_verified;
+    bool has_hash; /* HASH is that of its content, taken while it came */
+    uint8_t hash[16];
 };
 
 /* Within FETCHING, and what comes next. */

@@ -235,7 +235,10 @@ void open_run(struct job *job, struct finish_memo *memo)
         return;
     bool is_raw = job->flow->format == FORMAT_RAW;
     job->is_archive = flow_unpacks(job->flow, job->row.path);
-    if (is_raw || job->is_archive || (job->row.file.size > 0 && job->want_hash)) {
+    if (job_is_spooled(job) && job->spooled.has_hash) {
+        memcpy(job->hash, job->spooled.hash, sizeof job->hash);
+        job->has_hash = true;
+    } else if (is_raw || job->is_archive || (job->row.file.size > 0 && job->want_hash)) {
         uint64_t size;
         if (inspect_hash(job->fd, &job->load.stop, job->hash, &size, &job->err) != ERR_NONE)
             return;

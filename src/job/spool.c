@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,27 +42,33 @@ static uint64_t version_of(const struct file_id *id)
 }
 
 /* What is known of this boot; "" where nothing is (then what was fetched is trusted over a restart of the machine). */
-static const char *boot_of(char ret[24])
+static char boot[24];
+
+static void read_boot(void)
 {
     char text[64] = "";
     int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
     ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
     if (fd >= 0)
         close(fd);
-    if (n <= 0)
-        return "";
-    snprintf(ret, 24, "%016llx", (unsigned long long)mix(UINT64_C(0xcbf29ce484222325), text, strcspn(text, "\n")));
-    return ret;
+    if (n > 0)
+        snprintf(boot, sizeof boot, "%016llx", (unsigned long long)mix(UINT64_C(0xcbf29ce484222325), text, strcspn(text, "\n")));
+}
+
+static const char *boot_name(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, read_boot);
+    return boot;
 }
 
 static void spool_name(const struct ledger_row *row, enum spool_kind kind, char ret[NAME_SIZE])
 {
-    char boot[24];
     unsigned long long version = version_of(&row->file);
     if (kind == SPOOL_MEMBER)
         snprintf(ret, NAME_SIZE, "%lld-%016llx.%s", (long long)row->id, version, kind_names[kind]);
     else
-        snprintf(ret, NAME_SIZE, "%lld-%016llx-%s.%s", (long long)row->id, version, boot_of(boot), kind_names[kind]);
+        snprintf(ret, NAME_SIZE, "%lld-%016llx-%s.%s", (long long)row->id, version, boot_name(), kind_names[kind]);
 }
 
 static const char *spool_path(const struct engine *e, const char *name, char ret[PATH_MAX])
@@ -98,9 +105,11 @@ static enum err_code look_at(int fd, struct spooled *ret, struct err *err)
 /* The file of ROW that is whole, under one of its names. */
 static int open_whole(const struct engine *e, const struct ledger_row *row, enum spool_kind *ret_kind, struct err *err)
 {
-    static const enum spool_kind kinds[] = {SPOOL_VERIFIED, SPOOL_MEMBER, SPOOL_UNVERIFIED};
+    static const enum spool_kind fetched[] = {SPOOL_VERIFIED, SPOOL_UNVERIFIED}, unpacked[] = {SPOOL_MEMBER};
+    bool is_member = member_name(row->path) != NULL;
+    const enum spool_kind *kinds = is_member ? unpacked : fetched;
     char name[NAME_SIZE], path[PATH_MAX];
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+    for (size_t i = 0; i < (is_member ? 1 : 2); i++) {
         spool_name(row, kinds[i], name);
         int fd = open(spool_path(e, name, path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (fd >= 0) {
@@ -160,11 +169,14 @@ enum err_code spool_open_part(const struct engine *e, const struct ledger_row *r
                               struct err *err)
 {
     char name[NAME_SIZE], path[PATH_MAX];
-    if (make_folder(e, err) != ERR_NONE)
-        return err->code;
+    const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
     spool_name(row, SPOOL_PART, name);
-    *ret =
-        (struct spooled){.fd = open(spool_path(e, name, path), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, SPOOL_MODE)};
+    *ret = (struct spooled){.fd = open(spool_path(e, name, path), flags, SPOOL_MODE)};
+    if (ret->fd < 0 && errno == ENOENT) {
+        if (make_folder(e, err) != ERR_NONE)
+            return err->code;
+        ret->fd = open(path, flags, SPOOL_MODE);
+    }
     if (ret->fd < 0)
         return broken(err, "open", path);
     if (look_at(ret->fd, ret, err) != ERR_NONE)
@@ -186,20 +198,27 @@ enum err_code spool_finish_part(const struct engine *e, const struct ledger_row 
     spool_name(row, SPOOL_PART, from);
     spool_name(row, fetch->is_verified ? SPOOL_VERIFIED : SPOOL_UNVERIFIED, to);
     spool_path(e, from, from_path);
-    if (ftruncate(s->fd, (off_t)fetch->offset) != 0 || futimens(s->fd, times) != 0 ||
+    /* one that was begun anew may have been longer before */
+    bool may_be_longer = s->size > fetch->offset || fetch->is_restarted;
+    if ((may_be_longer && ftruncate(s->fd, (off_t)fetch->offset) != 0) || futimens(s->fd, times) != 0 ||
         rename(from_path, spool_path(e, to, to_path)) != 0)
         return broken(err, "finish", from_path);
     s->is_whole = true;
     s->is_verified = fetch->is_verified;
+    s->has_hash = fetch->has_hash;
+    memcpy(s->hash, fetch->hash, sizeof s->hash);
     return look_at(s->fd, s, err);
 }
 
 void spool_drop(const struct engine *e, const struct ledger_row *row)
 {
     char name[NAME_SIZE], path[PATH_MAX];
-    for (int kind = 0; kind < SPOOL_KINDS; kind++) {
-        spool_name(row, (enum spool_kind)kind, name);
-        unlink(spool_path(e, name, path));
+    /* under one name at most; what else there may be goes with the next spool_tidy() */
+    static const enum spool_kind kinds[SPOOL_KINDS] = {SPOOL_VERIFIED, SPOOL_MEMBER, SPOOL_UNVERIFIED, SPOOL_PART};
+    for (size_t i = 0; i < SPOOL_KINDS; i++) {
+        spool_name(row, kinds[i], name);
+        if (unlink(spool_path(e, name, path)) == 0)
+            return;
     }
 }
 

@@ -23,6 +23,7 @@
     X(easy_pause)                                                                                                      \
     X(easy_strerror)                                                                                                   \
     X(easy_cleanup)                                                                                                    \
+    X(easy_reset)                                                                                                      \
     X(multi_init)                                                                                                      \
     X(multi_setopt)                                                                                                    \
     X(multi_assign)                                                                                                    \

@@ -19,6 +19,12 @@
 
 #define POKE_MS 10
 #define LOOK_MS 500
+/* What one transfer needed is kept so long for the next: memory taken anew has to be cleared by the system, page by page. */
+#define IDLE_MS 1000
+/* Of an easy handle, always the same: libcurl 7.88 keeps the memory over a reset, and not its size. A socket has no more
+ * at a time; libssh2 asks the server for as much ahead as it is given room for. */
+#define BUFFER_BYTES (64L * 1024)
+#define SFTP_BUFFER_BYTES (256L * 1024)
 
 void remote_kick(struct remote *r)
 {
@@ -247,6 +253,7 @@ static enum err_code set_all(struct call *call, const char *url, struct err *err
     SET(CURLOPT_URL, url);
     SET(CURLOPT_PROTOCOLS_STR, protocols[r->kind]);
     SET(CURLOPT_PRIVATE, call);
+    SET(CURLOPT_BUFFERSIZE, r->kind == REMOTE_SFTP ? SFTP_BUFFER_BYTES : BUFFER_BYTES);
     SET(CURLOPT_ERRORBUFFER, call->words);
     SET(CURLOPT_NOSIGNAL, 1L);
     SET(CURLOPT_WRITEFUNCTION, on_bytes);
@@ -268,7 +275,7 @@ enum err_code call_init(struct call *call, struct remote *r, const struct call_o
     bool is_implicit = r->kind == REMOTE_FTPS && r->options->tls == 1;
     struct buf url;
     *call = (struct call){.remote = r, .ops = ops};
-    call->easy = r->curl->easy_init();
+    call->easy = r->spare_easy_count > 0 ? r->spare_easy[--r->spare_easy_count] : r->curl->easy_init();
     if (call->easy == NULL)
         return err_nomem(err);
     buf_init(&url);
@@ -332,7 +339,13 @@ static void on_tick(uv_timer_t *timer)
 {
     struct remote *r = timer->data;
     if (r->calls == NULL) {
+        if (r->idle_ms == 0)
+            r->idle_ms = uv_now(r->loop);
+        if (uv_now(r->loop) - r->idle_ms < IDLE_MS)
+            return;
         uv_timer_stop(timer);
+        remote_drop_spare(r);
+        remote_drop_spare_easy(r);
         return;
     }
     end_stalled(r);
@@ -352,6 +365,7 @@ enum err_code call_begin(struct call *call, struct err *err)
     call->is_added = true;
     DL_APPEND(r->calls, call);
     call->active_ms = uv_now(r->loop);
+    r->idle_ms = 0;
     if (!uv_is_active((uv_handle_t *)&r->tick)) {
         uint64_t tick_ms = r->kind == REMOTE_SFTP ? LOOK_MS : POKE_MS;
         uv_timer_start(&r->tick, on_tick, tick_ms, tick_ms);
@@ -375,11 +389,22 @@ void call_abort(struct call *call)
 void call_done(struct call *call)
 {
     struct remote *r = call->remote;
-    if (call->easy != NULL)
+    bool is_sound = call->is_ended && call->result == CURLE_OK && call->err.code == ERR_NONE && !call->is_aborted;
+    if (call->easy != NULL && is_sound && r->spare_easy_count < SPARE_EASY) {
+        r->curl->easy_reset(call->easy);
+        r->spare_easy[r->spare_easy_count++] = call->easy;
+    } else if (call->easy != NULL) {
         r->curl->easy_cleanup(call->easy);
+    }
     r->curl->slist_free_all(call->quote);
     call->easy = NULL;
     call->quote = NULL;
+}
+
+void remote_drop_spare_easy(struct remote *r)
+{
+    while (r->spare_easy_count > 0)
+        r->curl->easy_cleanup(r->spare_easy[--r->spare_easy_count]);
 }
 
 static void end(struct call *call)

@@ -2,11 +2,13 @@
  * remote_fetch.c -- the bytes of a file into the caller's descriptor.
  *
  * curl gives bytes on the loop, the disk takes them on the pool: of two buffers one is filled while the other is
- * written, and when both are full the server waits. It goes on at the offset that is there already; a server that can't
+ * written and hashed, and when both are full the server waits. What is begun from its first byte is hashed here, while it
+ * is in the cache; what goes on where another process stopped is read again later, by whoever wants its hash. It goes on at the offset that is there already; a server that can't
  * (no REST) is asked for all of it. `jobs` at a time; the others wait their turn.
  */
 #include "remote_internal.h"
 
+#include "content_hash.h"
 #include "work.h"
 
 #include <errno.h>
@@ -31,6 +33,7 @@ struct fetching {
     struct work work;
     struct piece *filling, *writing;
     uint64_t at; /* where the piece that is written goes */
+    struct content_hash *hash; /* of the bytes before AT; NULL: they are not all ours */
     struct err write_err;
     bool is_writing, is_paused, is_under_way, is_aborted;
     bool is_over; /* curl has ended; what is left is on its way to the disk */
@@ -80,8 +83,7 @@ static void finish(struct fetching *f)
         r->fetch_count--;
     give_piece(r, f->filling);
     give_piece(r, f->writing);
-    if (r->fetches == NULL)
-        remote_drop_spare(r);
+    content_hash_free(f->hash);
     free(f);
     fetch->driver = NULL;
     fetch->finished(fetch);
@@ -104,6 +106,8 @@ static void on_pool(struct work *work)
         }
         done += (size_t)n;
     }
+    if (f->hash != NULL)
+        content_hash_add(f->hash, f->writing->bytes, done);
     f->writing->size = done;
 }
 
@@ -237,6 +241,8 @@ static void conclude(struct fetching *f)
     if (must_restart(f)) {
         f->is_restarted = fetch->is_restarted = true;
         f->at = fetch->offset = 0;
+        if (f->hash != NULL)
+            content_hash_restart(f->hash);
         if (begin(f))
             return;
     }
@@ -246,6 +252,9 @@ static void conclude(struct fetching *f)
     if (fetch->err.code == ERR_NONE && f->at != fetch->id.size)
         err_set(&fetch->err, ERR_REMOTE, true, "%s: expected %llu bytes, as it was listed, got %llu",
                 f->call.remote->where, (unsigned long long)fetch->id.size, (unsigned long long)f->at);
+    fetch->has_hash = fetch->err.code == ERR_NONE && f->hash != NULL;
+    if (fetch->has_hash)
+        content_hash_get(f->hash, fetch->hash);
     finish(f);
 }
 
@@ -258,7 +267,6 @@ static bool begin(struct fetching *f)
     enum err_code code = call_init(&f->call, r, &ops, f->fetch->path, false, &err);
     if (code == ERR_NONE &&
         (r->curl->easy_setopt(f->call.easy, CURLOPT_FILETIME, 1L) != CURLE_OK ||
-         r->curl->easy_setopt(f->call.easy, CURLOPT_BUFFERSIZE, (long)PIECE_BYTES) != CURLE_OK ||
          r->curl->easy_setopt(f->call.easy, CURLOPT_RESUME_FROM_LARGE, (curl_off_t)f->at) != CURLE_OK))
         code = err_nomem(&err);
     if (code == ERR_NONE)
@@ -288,7 +296,9 @@ void remote_fetch_next(struct remote *r)
             continue;
         f->filling = take_piece(r);
         f->writing = take_piece(r);
-        if (f->filling == NULL || f->writing == NULL) {
+        if (f->at == 0)
+            f->hash = content_hash_new();
+        if (f->filling == NULL || f->writing == NULL || (f->at == 0 && f->hash == NULL)) {
             err_nomem(&f->fetch->err);
             finish(f);
             next = r->fetches;
@@ -315,7 +325,7 @@ enum err_code remote_fetch(struct remote *r, struct fetch *fetch, struct err *er
     f->at = fetch->offset;
     f->turn.on_turn = on_turn;
     err_clear(&fetch->err);
-    fetch->is_gone = fetch->is_restarted = fetch->is_verified = fetch->has_mtime = false;
+    fetch->is_gone = fetch->is_restarted = fetch->is_verified = fetch->has_mtime = fetch->has_hash = false;
     fetch->driver = f;
     DL_APPEND(r->fetches, f);
     remote_kick(r);

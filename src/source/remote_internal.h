@@ -59,6 +59,9 @@ struct call {
     char words[CURL_ERROR_SIZE];
 };
 
+/* Handles that are kept for the next call: each has a buffer, and libcurl's many small parts. */
+#define SPARE_EASY 16
+
 struct remote {
     const struct remote_options *options;
     enum remote_kind kind;
@@ -86,6 +89,9 @@ struct remote {
     struct fetching *fetches;    /* under way and waiting, utlist */
     unsigned fetch_count;        /* under way */
     struct piece *spare;         /* buffers for the next ones */
+    CURL *spare_easy[SPARE_EASY];
+    unsigned spare_easy_count;
+    uint64_t idle_ms; /* loop time since when no call is under way; 0: one is */
     struct running *errands;
 
     struct source_health health;
@@ -105,6 +111,7 @@ void call_abort(struct call *call);                           /* done() still co
 void call_done(struct call *call);                            /* frees what it has of curl */
 enum err_code call_quote(struct call *call, struct err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+void remote_drop_spare_easy(struct remote *r);
 void remote_kick(struct remote *r);
 void remote_on_kick(uv_idle_t *idle);
 void remote_easy_done(void *arg, CURL *easy, CURLcode result);
