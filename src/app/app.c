@@ -38,7 +38,8 @@ static void stay_small(void)
 {
     mallopt(M_ARENA_MAX, 2);
     mallopt(M_MMAP_THRESHOLD, 128 * 1024); /* fixed: large buffers go back to the system when freed */
-    mallopt(M_TRIM_THRESHOLD, 128 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 1024 * 1024);
+    mallopt(M_TOP_PAD, 512 * 1024);
     setenv("UV_THREADPOOL_SIZE", "4", 0);
     /*
      * What a savepoint may have to undo stays in memory up to here: with the default of 64 KiB nearly every file's page

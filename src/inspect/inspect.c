@@ -27,10 +27,13 @@ enum err_code inspect_hash(int fd, const _Atomic bool *stop, uint8_t ret_hash[16
     return inspect_hash_prefix(fd, UINT64_MAX, stop, ret_hash, ret_size, err);
 }
 
+/* It stays in the cache, and below what malloc() takes from the system and gives back each time, page by page. */
+#define HASH_BYTES ((size_t)64 * 1024)
+
 enum err_code inspect_hash_prefix(int fd, uint64_t limit, const _Atomic bool *stop, uint8_t ret_hash[16],
                                   uint64_t *ret_size, struct err *err)
 {
-    const size_t size = BLOCK_BYTES;
+    const size_t size = HASH_BYTES;
     char *block = malloc(size);
     struct content_hash *hash = content_hash_new();
     enum err_code code = ERR_NONE;

@@ -52,7 +52,8 @@ static void read_boot(void)
     if (fd >= 0)
         close(fd);
     if (n > 0)
-        snprintf(boot, sizeof boot, "%016llx", (unsigned long long)mix(UINT64_C(0xcbf29ce484222325), text, strcspn(text, "\n")));
+        snprintf(boot, sizeof boot, "%016llx",
+                 (unsigned long long)mix(UINT64_C(0xcbf29ce484222325), text, strcspn(text, "\n")));
 }
 
 static const char *boot_name(void)

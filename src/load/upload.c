@@ -444,6 +444,23 @@ static void wake_for_pauses(struct uploader *up)
     }
 }
 
+#define IDLE_MS 1000 /* what one upload needed is kept so long for the next */
+
+static void drop_when_idle(struct uploader *up)
+{
+    uint64_t now = uv_now(up->loop);
+    if (up->uploads != NULL) {
+        up->idle_ms = 0;
+        return;
+    }
+    if (up->idle_ms == 0)
+        up->idle_ms = now;
+    if (up->is_closing || now - up->idle_ms >= IDLE_MS)
+        pumps_drop(up);
+    else if (up->spare != NULL)
+        poke_in(up, IDLE_MS - (now - up->idle_ms));
+}
+
 static void turn(struct uploader *up)
 {
     struct upload *u, *next;
@@ -454,6 +471,7 @@ static void turn(struct uploader *up)
     while (end_one(up))
         ;
     wake_for_pauses(up);
+    drop_when_idle(up);
     if (up->is_closing && up->uploads == NULL) {
         up->is_closed = true;
         uv_close((uv_handle_t *)&up->timer, on_closed);

@@ -174,6 +174,7 @@ struct pump {
     bool is_waited_for;                 /* curl was told to wait */
     struct err err;
     uint8_t *memory;
+    struct pump *next; /* of the spare ones */
 };
 
 struct piece {
@@ -284,6 +285,8 @@ struct uploader {
     uint64_t buffer_used;
     unsigned running; /* pieces that have a slot */
     uv_timer_t timer;
+    struct pump *spare; /* for the next pieces; at most limits.parallel */
+    uint64_t idle_ms;   /* loop time since when there is no upload; 0: there are */
     uint64_t random;
     bool is_closing, is_closed;
     void (*closed)(void *arg);
@@ -305,6 +308,7 @@ uint64_t upload_produce_bytes(const struct store_ops *ops, uint64_t expected, un
 
 /* ---- upload_piece.c ---- */
 
+void pumps_drop(struct uploader *up); /* the spare ones */
 /* Has its turn: sum it or send it. */
 void piece_run(struct piece *p);
 /* Something may have happened to it: decide. true: it is gone. */

@@ -20,7 +20,8 @@
 #include <unistd.h>
 
 #define SUM_STEP MIB /* of one work on the pool */
-#define SUM_BYTES ((size_t)256 * 1024)
+/* It stays in the cache, and below what malloc() takes from the system and gives back each time, page by page. */
+#define SUM_BYTES ((size_t)64 * 1024)
 #define TRIES_MAX 3u        /* after the first */
 #define PAUSE_FIRST_MS 200u /* four times as long each time */
 #define PAUSE_MAX_MS 3000u
@@ -278,18 +279,38 @@ static void pump_free(struct piece *p)
 {
     if (p->pump == NULL)
         return;
-    munmap(p->pump->memory, 2 * PUMP_BYTES);
-    free(p->pump);
+    p->pump->next = p->upload->up->spare;
+    p->upload->up->spare = p->pump;
     p->pump = NULL;
 }
 
-/* By mmap, here and for the larger buffers: they go back to the system at once, whatever malloc would keep. */
+void pumps_drop(struct uploader *up)
+{
+    while (up->spare != NULL) {
+        struct pump *pump = up->spare;
+        up->spare = pump->next;
+        munmap(pump->memory, 2 * PUMP_BYTES);
+        free(pump);
+    }
+}
+
+/* By mmap, here and for the larger buffers: they go back to the system at once, whatever malloc would keep. One that
+ * was in use is taken first: the system clears each page of a new one. */
 static enum err_code pump_new(struct piece *p, struct err *err)
 {
-    struct pump *pump = calloc(1, sizeof *pump);
+    struct pump *pump = p->upload->up->spare;
+    void *memory = NULL;
+    if (pump != NULL) {
+        p->upload->up->spare = pump->next;
+        memory = pump->memory;
+        *pump = (struct pump){.memory = memory};
+    } else {
+        pump = calloc(1, sizeof *pump);
+    }
     if (pump == NULL)
         return err_nomem(err);
-    void *memory = mmap(NULL, 2 * PUMP_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == NULL)
+        memory = mmap(NULL, 2 * PUMP_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         free(pump);
         return err_nomem(err);

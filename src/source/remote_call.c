@@ -19,10 +19,11 @@
 
 #define POKE_MS 10
 #define LOOK_MS 500
-/* What one transfer needed is kept so long for the next: memory taken anew has to be cleared by the system, page by page. */
+/* What one transfer needed is kept so long for the next: memory taken anew has to be cleared by the system, page by
+ * page. */
 #define IDLE_MS 1000
-/* Of an easy handle, always the same: libcurl 7.88 keeps the memory over a reset, and not its size. A socket has no more
- * at a time; libssh2 asks the server for as much ahead as it is given room for. */
+/* Of an easy handle, always the same: libcurl 7.88 keeps the memory over a reset, and not its size. A socket has no
+ * more at a time; libssh2 asks the server for as much ahead as it is given room for. */
 #define BUFFER_BYTES (64L * 1024)
 #define SFTP_BUFFER_BYTES (256L * 1024)
 

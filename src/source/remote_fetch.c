@@ -2,9 +2,10 @@
  * remote_fetch.c -- the bytes of a file into the caller's descriptor.
  *
  * curl gives bytes on the loop, the disk takes them on the pool: of two buffers one is filled while the other is
- * written and hashed, and when both are full the server waits. What is begun from its first byte is hashed here, while it
- * is in the cache; what goes on where another process stopped is read again later, by whoever wants its hash. It goes on at the offset that is there already; a server that can't
- * (no REST) is asked for all of it. `jobs` at a time; the others wait their turn.
+ * written and hashed, and when both are full the server waits. What is begun from its first byte is hashed here, while
+ * it is in the cache; what goes on where another process stopped is read again later, by whoever wants its hash. It
+ * goes on at the offset that is there already; a server that can't (no REST) is asked for all of it. `jobs` at a time;
+ * the others wait their turn.
  */
 #include "remote_internal.h"
 
@@ -32,7 +33,7 @@ struct fetching {
     struct fetching *prev, *next;
     struct work work;
     struct piece *filling, *writing;
-    uint64_t at; /* where the piece that is written goes */
+    uint64_t at;               /* where the piece that is written goes */
     struct content_hash *hash; /* of the bytes before AT; NULL: they are not all ours */
     struct err write_err;
     bool is_writing, is_paused, is_under_way, is_aborted;

@@ -2,6 +2,7 @@
  */
 #include <malloc.h>
 #include <stddef.h>
+#include <xxhash.h>
 
 #include "inspect_test.h"
 
