@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_BYTES (256 * 1024)
+#define CHUNK_BYTES                                                                                                    \
+    (48 * 1024) /* of a buffer that doubles; below what malloc() maps: see PIECE_BYTES of postgres_raw.c */
 #define MOST_PASSES 8
 #define MOST_COLLISIONS 3
 

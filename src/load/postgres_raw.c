@@ -14,7 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PIECE_BYTES (256 * 1024)
+/* Below what malloc() takes from the system and gives back each time, page by page, with a word to every core. */
+#define PIECE_BYTES (96 * 1024)
 #define MOST_BYTES (1024 * 1024) /* of one piece in memory; a record may be longer and is sent in parts then */
 
 struct raw {
