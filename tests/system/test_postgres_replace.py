@@ -1,5 +1,6 @@
 """Replacing a table of PostgreSQL while others use it: what each strategy keeps, and what readers see. A real server."""
 import threading
+import time
 
 import pytest
 from chute import put_file
@@ -76,6 +77,8 @@ def test_readers_see_one_whole_version(chute, pg_database):
     reader = threading.Thread(target=read)
     reader.start()
     try:
+        while not seen and reader.is_alive():
+            time.sleep(0.01)
         for version in range(1, 6):
             load(chute, "t.csv", "v,n\n" + "".join("%d,%d\n" % (version, i) for i in range(20000)))
     finally:
