@@ -346,7 +346,6 @@ static void on_tick(uv_timer_t *timer)
             return;
         uv_timer_stop(timer);
         remote_drop_spare(r);
-        remote_drop_spare_easy(r);
         return;
     }
     end_stalled(r);
@@ -390,7 +389,7 @@ void call_abort(struct call *call)
 void call_done(struct call *call)
 {
     struct remote *r = call->remote;
-    bool is_sound = call->is_ended && call->result == CURLE_OK && call->err.code == ERR_NONE && !call->is_aborted;
+    bool is_sound = call->is_ended && call->result == CURLE_OK && call->err.code == ERR_NONE;
     if (call->easy != NULL && is_sound && r->spare_easy_count < SPARE_EASY) {
         r->curl->easy_reset(call->easy);
         r->spare_easy[r->spare_easy_count++] = call->easy;
@@ -400,12 +399,6 @@ void call_done(struct call *call)
     r->curl->slist_free_all(call->quote);
     call->easy = NULL;
     call->quote = NULL;
-}
-
-void remote_drop_spare_easy(struct remote *r)
-{
-    while (r->spare_easy_count > 0)
-        r->curl->easy_cleanup(r->spare_easy[--r->spare_easy_count]);
 }
 
 static void end(struct call *call)

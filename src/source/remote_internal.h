@@ -111,7 +111,6 @@ void call_abort(struct call *call);                           /* done() still co
 void call_done(struct call *call);                            /* frees what it has of curl */
 enum err_code call_quote(struct call *call, struct err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-void remote_drop_spare_easy(struct remote *r);
 void remote_kick(struct remote *r);
 void remote_on_kick(uv_idle_t *idle);
 void remote_easy_done(void *arg, CURL *easy, CURLcode result);
@@ -146,7 +145,7 @@ enum err_code remote_fetch(struct remote *r, struct fetch *fetch, struct err *er
 void remote_abort_fetch(struct remote *r, struct fetch *fetch);
 void remote_fetch_next(struct remote *r);
 void remote_fetch_pace(struct remote *r);
-void remote_drop_spare(struct remote *r);
+void remote_drop_spare(struct remote *r); /* buffers and handles that wait for a next call */
 
 /* ---- remote_errand.c ---- */
 enum err_code remote_errand(struct remote *r, struct source_errand *errand, struct err *err);

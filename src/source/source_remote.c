@@ -350,7 +350,6 @@ void remote_maybe_closed(struct remote *r)
     if (r->calls != NULL || r->fetches != NULL || r->questions != NULL || r->errands != NULL || r->scan != NULL)
         return;
     remote_drop_spare(r);
-    remote_drop_spare_easy(r);
     struct curl_loop *multi = r->multi;
     r->multi = NULL;
     curl_loop_close(multi, count_closed, r);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "content_hash.h"
 #include "alloc_fault.h"
 #include "source_remote.h"
 
@@ -336,6 +337,19 @@ static void begin_all(int fd)
     t.run += source_ftp.run_errand(t.state, &t.errand, &err) != ERR_NONE;
 }
 
+static void assert_hash_of(int fd, const uint8_t hash[CONTENT_HASH_SIZE])
+{
+    struct content_hash *h = content_hash_new();
+    uint8_t bytes[4096], want[CONTENT_HASH_SIZE];
+    uint64_t at = 0;
+    for (ssize_t n; (n = pread(fd, bytes, sizeof bytes, (off_t)at)) > 0; at += (uint64_t)n)
+        content_hash_add(h, bytes, (size_t)n);
+    content_hash_get(h, want);
+    content_hash_free(h);
+    assert_int_equal(at, BIG);
+    assert_memory_equal(hash, want, sizeof want);
+}
+
 static void it_lists_answers_fetches_and_puts_away(void **state)
 {
     (void)state;
@@ -356,6 +370,8 @@ static void it_lists_answers_fetches_and_puts_away(void **state)
     assert_int_equal(t.fetch.err.code, ERR_NONE);
     assert_int_equal(t.fetch.offset, BIG);
     assert_true(t.fetch.is_verified && t.fetch.has_mtime);
+    assert_true(t.fetch.has_hash);
+    assert_hash_of(t.fetch.fd, t.fetch.hash);
     assert_int_equal(lseek(fd, 0, SEEK_END), BIG);
     assert_int_equal(t.errand.err.code, ERR_NONE);
     assert_true(files[0].is_gone);
@@ -367,6 +383,7 @@ static void it_lists_answers_fetches_and_puts_away(void **state)
     turn_until(&t.fetched);
     assert_int_equal(t.fetch.err.code, ERR_NONE);
     assert_int_equal(t.fetch.offset, BIG);
+    assert_false(t.fetch.has_hash); /* the first half is not ours */
     assert_true(restarted > before);
     close_source();
     close(fd);
