@@ -20,6 +20,7 @@
 #define CONNECT_TIMEOUT_MS 30000
 #define STALL_TIMEOUT_MS 120000
 #define MAX_CONNECTIONS 8
+#define IDLE_MS 1000 /* then what was kept for the next request is let go */
 
 /* ---- later ----------------------------------------------------------------------------------------------------- */
 
@@ -58,6 +59,19 @@ enum err_code http_fail_later(struct http_transfer *t, enum err_code code, bool 
     return code;
 }
 
+void http_drop_spare(struct http *h)
+{
+    while (h->spare_count > 0)
+        h->curl->easy_cleanup(h->spare[--h->spare_count]);
+}
+
+static void on_idle(uv_timer_t *timer)
+{
+    struct http *h = timer->data;
+    if (h->transfers == NULL)
+        http_drop_spare(h);
+}
+
 static void end(struct http_transfer *t, CURLcode result)
 {
     struct http *h = t->http;
@@ -74,6 +88,8 @@ static void end(struct http_transfer *t, CURLcode result)
         uv_timer_stop(&h->pace);
         if (h->is_closing)
             kick(h);
+        else
+            uv_timer_start(&h->idle, on_idle, IDLE_MS, 0);
     }
     http_transfer_end(t, result);
 }
@@ -255,10 +271,12 @@ static void on_handle_closed(uv_handle_t *handle)
 
 static void tear_down(struct http *h)
 {
-    uv_handle_t *ours[] = {(uv_handle_t *)&h->kick, (uv_handle_t *)&h->pace, (uv_handle_t *)&h->watch};
+    uv_handle_t *ours[] = {(uv_handle_t *)&h->kick, (uv_handle_t *)&h->pace, (uv_handle_t *)&h->watch,
+                           (uv_handle_t *)&h->idle};
     if (h->is_torn_down)
         return;
     h->is_torn_down = true;
+    http_drop_spare(h);
     curl_loop_close(h->multi, count_closed, h);
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         uv_close(ours[i], on_handle_closed);
@@ -337,11 +355,13 @@ enum err_code http_open(uv_loop_t *loop, const struct http_options *options, str
         free_http(h);
         return err->code;
     }
-    uv_idle_init(loop, &h->kick); /* these three can't fail */
+    uv_idle_init(loop, &h->kick); /* these four can't fail */
     uv_timer_init(loop, &h->pace);
     uv_timer_init(loop, &h->watch);
-    h->kick.data = h->pace.data = h->watch.data = h;
-    h->handles = 4;
+    uv_timer_init(loop, &h->idle);
+    uv_unref((uv_handle_t *)&h->idle);
+    h->kick.data = h->pace.data = h->watch.data = h->idle.data = h;
+    h->handles = 5;
     *ret_http = h;
     return ERR_NONE;
 }

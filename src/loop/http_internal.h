@@ -10,6 +10,8 @@
 #include <curl/curl.h>
 #include <uv.h>
 
+enum { HTTP_SPARE_MAX = 8 }; /* as many as go to one host at a time, when nothing else is said */
+
 struct http {
     const struct curl_lib *curl;
     uv_loop_t *loop;
@@ -20,8 +22,11 @@ struct http {
     uv_idle_t kick;                  /* runs only while something is to do on the next turn */
     uv_timer_t pace;                 /* when the rate limits have something for us again */
     uv_timer_t watch;                /* looks for stalled transfers, while there are transfers */
-    unsigned handles;                /* not closed yet: the three above and MULTI */
-    bool is_pace_due;                /* a transfer stands in line, or the line has moved */
+    uv_timer_t idle;                 /* nothing has been asked for a while: SPARE is let go. Holds no loop open */
+    unsigned handles;                /* not closed yet: the four above and MULTI */
+    CURL *spare[HTTP_SPARE_MAX];     /* reset, for the next requests: making one costs as much as a small request */
+    unsigned spare_count;
+    bool is_pace_due; /* a transfer stands in line, or the line has moved */
     bool is_closing;
     bool is_torn_down;
     void (*closed)(void *arg);
@@ -45,6 +50,7 @@ struct http_transfer {
     bool is_todo;
     bool is_added; /* to curl's multi */
     bool is_ended; /* done() is called, or will be before anything else happens */
+    bool is_sound; /* curl came to its end without a fault: EASY can serve again */
     bool is_cancelled;
     bool is_resumed; /* http_resume() came since we looked last */
     CURL *easy;
@@ -79,6 +85,8 @@ void http_todo(struct http_transfer *t); /* on_kick() will look at T on the next
 enum err_code http_fail_later(struct http_transfer *t, enum err_code code, bool retryable, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void http_pace_soon(struct http *h); /* a transfer stands in line */
+
+void http_drop_spare(struct http *h); /* the easy handles that are kept */
 
 /* http_transfer.c */
 enum err_code http_transfer_new(struct http *h, const struct http_request *r, struct http_transfer **ret,

@@ -537,7 +537,8 @@ static CURLcode set_callbacks(struct http_transfer *t)
 static enum err_code set_up(struct http_transfer *t, struct err *err)
 {
     const struct curl_lib *curl = t->http->curl;
-    t->easy = curl->easy_init();
+    struct http *h = t->http;
+    t->easy = h->spare_count > 0 ? h->spare[--h->spare_count] : curl->easy_init();
     if (t->easy == NULL || !add_headers(t))
         return err_nomem(err);
     CURLcode failed = set_numbers(t);
@@ -588,9 +589,14 @@ enum err_code http_transfer_new(struct http *h, const struct http_request *r, st
 
 void http_transfer_free(struct http_transfer *t)
 {
+    struct http *h = t->http;
     no_pauses(t);
-    if (t->easy != NULL)
-        t->http->curl->easy_cleanup(t->easy);
+    if (t->easy != NULL && t->is_sound && !h->is_closing && h->spare_count < HTTP_SPARE_MAX) {
+        h->curl->easy_reset(t->easy);
+        h->spare[h->spare_count++] = t->easy;
+    } else if (t->easy != NULL) {
+        h->curl->easy_cleanup(t->easy);
+    }
     for (struct curl_slist *header = t->headers; header != NULL; header = header->next)
         explicit_bzero(header->data, strlen(header->data)); /* tokens */
     t->http->curl->slist_free_all(t->headers);
@@ -607,6 +613,7 @@ void http_transfer_end(struct http_transfer *t, CURLcode result)
     note_received(t);
     if (t->is_cancelled)
         err_set(&t->err, ERR_STOPPED, false, "%s: cancelled", t->host);
+    t->is_sound = result == CURLE_OK && t->err.code == ERR_NONE;
     http_error_of(t, result);
     describe(t, &answer);
     t->http->curl->easy_getinfo(t->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
