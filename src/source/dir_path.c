@@ -132,12 +132,15 @@ int dir_open_now(void *state, const char *path, struct err *err)
     struct dir_source *s = state;
     /* O_NONBLOCK: a FIFO with that name must not hold a pool thread. O_NOATIME is the owner's privilege. */
     const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    int status = O_NOATIME; /* of the flags that a file keeps: what remains without O_NONBLOCK */
     uv_mutex_lock(&s->lock);
     int root_fd = s->root_fd;
     uv_mutex_unlock(&s->lock);
     int fd = dir_open_below(root_fd, path, flags | O_NOATIME, false);
-    if (fd < 0 && errno == EPERM)
+    if (fd < 0 && errno == EPERM) {
+        status = 0;
         fd = dir_open_below(root_fd, path, flags, false);
+    }
     if (fd < 0) {
         int e = errno;
         if (e == EXDEV || e == ELOOP)
@@ -155,9 +158,7 @@ int dir_open_now(void *state, const char *path, struct err *err)
         err_set(err, ERR_INPUT, false, "%s/%s is not a regular file", s->root, path);
         return -1;
     }
-    int now = fcntl(fd, F_GETFL);
-    if (now >= 0)
-        fcntl(fd, F_SETFL, now & ~O_NONBLOCK);
+    fcntl(fd, F_SETFL, status);
     return fd;
 }
 
