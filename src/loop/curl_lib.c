@@ -62,3 +62,26 @@ enum err_code curl_lib_load(const struct curl_lib **ret, struct err *err)
     is_loaded = true;
     return ERR_NONE;
 }
+
+CURL *curl_spare_take(struct curl_spare *s, const struct curl_lib *curl)
+{
+    return s->count > 0 ? s->easy[--s->count] : curl->easy_init();
+}
+
+void curl_spare_give(struct curl_spare *s, const struct curl_lib *curl, CURL *easy, bool is_sound)
+{
+    if (easy == NULL)
+        return;
+    if (!is_sound || s->count == CURL_SPARE_MAX) {
+        curl->easy_cleanup(easy);
+        return;
+    }
+    curl->easy_reset(easy);
+    s->easy[s->count++] = easy;
+}
+
+void curl_spare_drop(struct curl_spare *s, const struct curl_lib *curl)
+{
+    while (s->count > 0)
+        curl->easy_cleanup(s->easy[--s->count]);
+}

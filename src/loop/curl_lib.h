@@ -11,6 +11,7 @@
 #include "err.h"
 
 #include <curl/curl.h>
+#include <stdbool.h>
 
 /* X(name without "curl_") */
 #define CURL_LIB_FUNCTIONS(X)                                                                                          \
@@ -57,5 +58,18 @@ struct curl_lib {
  * tried again by the next call.
  */
 enum err_code curl_lib_load(const struct curl_lib **ret, struct err *err);
+
+/* Easy handles between two uses, reset: each has buffers, and libcurl's many small parts. Whoever owns it drops it when
+   nothing was asked for a while, and at its end. Begins as zero. Loop thread only. */
+enum { CURL_SPARE_MAX = 16 };
+struct curl_spare {
+    CURL *easy[CURL_SPARE_MAX];
+    unsigned count;
+};
+/* A spare one, or a new one without any option. NULL: no memory. */
+CURL *curl_spare_take(struct curl_spare *s, const struct curl_lib *curl);
+/* EASY (NULL is fine), out of its multi handle, is kept; cleaned up where it did not end well, or there are enough. */
+void curl_spare_give(struct curl_spare *s, const struct curl_lib *curl, CURL *easy, bool is_sound);
+void curl_spare_drop(struct curl_spare *s, const struct curl_lib *curl);
 
 #endif

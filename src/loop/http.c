@@ -59,17 +59,11 @@ enum err_code http_fail_later(struct http_transfer *t, enum err_code code, bool 
     return code;
 }
 
-void http_drop_spare(struct http *h)
-{
-    while (h->spare_count > 0)
-        h->curl->easy_cleanup(h->spare[--h->spare_count]);
-}
-
 static void on_idle(uv_timer_t *timer)
 {
     struct http *h = timer->data;
     if (h->transfers == NULL)
-        http_drop_spare(h);
+        curl_spare_drop(&h->spare, h->curl);
 }
 
 static void end(struct http_transfer *t, CURLcode result)
@@ -276,7 +270,7 @@ static void tear_down(struct http *h)
     if (h->is_torn_down)
         return;
     h->is_torn_down = true;
-    http_drop_spare(h);
+    curl_spare_drop(&h->spare, h->curl);
     curl_loop_close(h->multi, count_closed, h);
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         uv_close(ours[i], on_handle_closed);

@@ -10,8 +10,6 @@
 #include <curl/curl.h>
 #include <uv.h>
 
-enum { HTTP_SPARE_MAX = 8 }; /* as many as go to one host at a time, when nothing else is said */
-
 struct http {
     const struct curl_lib *curl;
     uv_loop_t *loop;
@@ -24,9 +22,8 @@ struct http {
     uv_timer_t watch;                /* looks for stalled transfers, while there are transfers */
     uv_timer_t idle;                 /* nothing has been asked for a while: SPARE is let go. Holds no loop open */
     unsigned handles;                /* not closed yet: the four above and MULTI */
-    CURL *spare[HTTP_SPARE_MAX];     /* reset, for the next requests: making one costs as much as a small request */
-    unsigned spare_count;
-    bool is_pace_due; /* a transfer stands in line, or the line has moved */
+    struct curl_spare spare;         /* for the next requests */
+    bool is_pace_due;                /* a transfer stands in line, or the line has moved */
     bool is_closing;
     bool is_torn_down;
     void (*closed)(void *arg);
@@ -85,8 +82,6 @@ void http_todo(struct http_transfer *t); /* on_kick() will look at T on the next
 enum err_code http_fail_later(struct http_transfer *t, enum err_code code, bool retryable, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void http_pace_soon(struct http *h); /* a transfer stands in line */
-
-void http_drop_spare(struct http *h); /* the easy handles that are kept */
 
 /* http_transfer.c */
 enum err_code http_transfer_new(struct http *h, const struct http_request *r, struct http_transfer **ret,

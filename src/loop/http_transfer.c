@@ -537,8 +537,7 @@ static CURLcode set_callbacks(struct http_transfer *t)
 static enum err_code set_up(struct http_transfer *t, struct err *err)
 {
     const struct curl_lib *curl = t->http->curl;
-    struct http *h = t->http;
-    t->easy = h->spare_count > 0 ? h->spare[--h->spare_count] : curl->easy_init();
+    t->easy = curl_spare_take(&t->http->spare, curl);
     if (t->easy == NULL || !add_headers(t))
         return err_nomem(err);
     CURLcode failed = set_numbers(t);
@@ -591,15 +590,10 @@ void http_transfer_free(struct http_transfer *t)
 {
     struct http *h = t->http;
     no_pauses(t);
-    if (t->easy != NULL && t->is_sound && !h->is_closing && h->spare_count < HTTP_SPARE_MAX) {
-        h->curl->easy_reset(t->easy);
-        h->spare[h->spare_count++] = t->easy;
-    } else if (t->easy != NULL) {
-        h->curl->easy_cleanup(t->easy);
-    }
+    curl_spare_give(&h->spare, h->curl, t->easy, t->is_sound && !h->is_closing);
     for (struct curl_slist *header = t->headers; header != NULL; header = header->next)
         explicit_bzero(header->data, strlen(header->data)); /* tokens */
-    t->http->curl->slist_free_all(t->headers);
+    h->curl->slist_free_all(t->headers);
     buf_done(&t->answer_headers);
     buf_done(&t->body);
     free(t->host);

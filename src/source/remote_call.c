@@ -276,7 +276,7 @@ enum err_code call_init(struct call *call, struct remote *r, const struct call_o
     bool is_implicit = r->kind == REMOTE_FTPS && r->options->tls == 1;
     struct buf url;
     *call = (struct call){.remote = r, .ops = ops};
-    call->easy = r->spare_easy_count > 0 ? r->spare_easy[--r->spare_easy_count] : r->curl->easy_init();
+    call->easy = curl_spare_take(&r->spare_easy, r->curl);
     if (call->easy == NULL)
         return err_nomem(err);
     buf_init(&url);
@@ -390,12 +390,7 @@ void call_done(struct call *call)
 {
     struct remote *r = call->remote;
     bool is_sound = call->is_ended && call->result == CURLE_OK && call->err.code == ERR_NONE;
-    if (call->easy != NULL && is_sound && r->spare_easy_count < SPARE_EASY) {
-        r->curl->easy_reset(call->easy);
-        r->spare_easy[r->spare_easy_count++] = call->easy;
-    } else if (call->easy != NULL) {
-        r->curl->easy_cleanup(call->easy);
-    }
+    curl_spare_give(&r->spare_easy, r->curl, call->easy, is_sound);
     r->curl->slist_free_all(call->quote);
     call->easy = NULL;
     call->quote = NULL;

@@ -71,8 +71,7 @@ void remote_drop_spare(struct remote *r)
         r->spare = p->next;
         free(p);
     }
-    while (r->spare_easy_count > 0)
-        r->curl->easy_cleanup(r->spare_easy[--r->spare_easy_count]);
+    curl_spare_drop(&r->spare_easy, r->curl);
 }
 
 static void finish(struct fetching *f)

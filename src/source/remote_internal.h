@@ -59,9 +59,6 @@ struct call {
     char words[CURL_ERROR_SIZE];
 };
 
-/* Handles that are kept for the next call: each has a buffer, and libcurl's many small parts. */
-#define SPARE_EASY 16
-
 struct remote {
     const struct remote_options *options;
     enum remote_kind kind;
@@ -89,8 +86,7 @@ struct remote {
     struct fetching *fetches;    /* under way and waiting, utlist */
     unsigned fetch_count;        /* under way */
     struct piece *spare;         /* buffers for the next ones */
-    CURL *spare_easy[SPARE_EASY];
-    unsigned spare_easy_count;
+    struct curl_spare spare_easy;
     uint64_t idle_ms; /* loop time since when no call is under way; 0: one is */
     struct running *errands;
 
